@@ -1,0 +1,19 @@
+"""The bus: requests, answers, durable publishing and consuming over NATS. Nothing else imports nats-py."""
+
+from boostedcalls.common.bus.connection import Bus, NatsSettings, connect
+from boostedcalls.common.bus.consume import Delivery, consume, dead_letter
+from boostedcalls.common.bus.rpc import Endpoint, endpoint, serve
+from boostedcalls.common.bus.streams import ensure_streams
+
+__all__ = [
+    "Bus",
+    "Delivery",
+    "Endpoint",
+    "NatsSettings",
+    "connect",
+    "consume",
+    "dead_letter",
+    "endpoint",
+    "ensure_streams",
+    "serve",
+]

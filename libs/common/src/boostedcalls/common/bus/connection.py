@@ -1,0 +1,185 @@
+"""The one NATS connection of a process: connect, request, publish.
+
+nats-py is set up as its measured faults demand: it reconnects for ever, buffers nothing while it is away (what it
+buffered would be sent late, after the caller was told that it failed), and a client that closed for good ends the
+process, because it never comes back by itself.
+"""
+
+# pyright: reportUnknownMemberType=false
+# (nats-py passes options on as untyped **kwargs)
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from time import monotonic
+
+import nats
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeout
+from nats.js.client import JetStreamContext
+from nats.js.errors import APIError, NoStreamResponseError
+from pydantic import Field, SecretStr
+
+from boostedcalls.common.context import Caller
+from boostedcalls.common.errors import ServiceError, Unavailable, parse_problem, problem
+from boostedcalls.common.logs import get_logger
+from boostedcalls.common.runtime import Runtime
+from boostedcalls.common.settings import Settings
+
+log = get_logger(__name__)
+
+USER = "Bc-User"
+REQUEST_ID = "Bc-Request-Id"
+TIMEOUT_MS = "Bc-Timeout-Ms"
+TRACEPARENT = "traceparent"
+ERROR_CODE = "Nats-Service-Error-Code"
+ERROR_TEXT = "Nats-Service-Error"
+RETRY_AFTER = "Retry-After"
+MESSAGE_ID = "Nats-Msg-Id"
+EXPECTED_STREAM = "Nats-Expected-Stream"
+
+# nats-py counts only the body against the server's limit; going over it with headers closes the client for good.
+HEADER_ROOM = 16 * 1024
+_PUBLISH_TRY = 1.0
+
+
+class NatsSettings(Settings):
+    nats_url: SecretStr = SecretStr("nats://127.0.0.1:4222")
+    nats_stream_replicas: int = Field(1, ge=1, le=5)
+
+
+def _headers(who: Caller, timeout: float) -> dict[str, str]:
+    headers = {REQUEST_ID: who.request_id, TRACEPARENT: who.traceparent, TIMEOUT_MS: str(int(timeout * 1000))}
+    if who.user_id is not None:
+        headers[USER] = str(who.user_id)
+    return headers
+
+
+class Bus:
+    """Requests and publishes. `client` and `jetstream` are for this package alone."""
+
+    def __init__(self, client: Client, runtime: Runtime, replicas: int) -> None:
+        self.client = client
+        self.jetstream: JetStreamContext = client.jetstream(timeout=5)
+        self.runtime = runtime
+        self.replicas = replicas
+
+    async def connected(self) -> bool:
+        """For readiness."""
+        return self.client.is_connected
+
+    def _fits(self, data: bytes) -> bool:
+        return len(data) + HEADER_ROOM <= self.client.max_payload
+
+    async def request(self, subject: str, data: bytes, who: Caller, timeout: float = 5.0) -> bytes:
+        """Ask a service and return the bytes of its answer. `timeout` in seconds.
+
+        Raises ServiceError: the service's own, `unavailable` when nobody answers for the subject or NATS is away,
+        `timeout` when the answer is late, `payload_too_large` when the request does not fit into a message.
+        """
+        if not self._fits(data):
+            raise problem("payload_too_large")
+        if not self.client.is_connected:
+            raise problem("unavailable", retry_after=1)
+        try:
+            message = await self.client.request(subject, data, timeout=timeout, headers=_headers(who, timeout))
+        except NoRespondersError:
+            raise problem("unavailable", f"Nothing answers for {subject}", retry_after=1) from None
+        except NatsTimeout:
+            raise problem("timeout") from None
+        except (NatsError, OSError) as error:
+            log.warning("request_not_sent", subject=subject, error=type(error).__name__)
+            raise problem("unavailable", retry_after=1) from error
+        headers = message.headers or {}
+        if status := headers.get(ERROR_CODE):
+            after = headers.get(RETRY_AFTER)
+            raise parse_problem(message.data, int(status), int(after) if after else None)
+        return message.data
+
+    async def publish(
+        self, subject: str, data: bytes, *, stream: str, message_id: str, headers: Mapping[str, str], timeout: float
+    ) -> int:
+        """Store a message durably and return its sequence in the stream; a repeat of `message_id` is stored once.
+
+        Tries again with the same id until `timeout` seconds are over. Raises Unavailable when the stream did not
+        confirm it by then (it may be stored all the same), and ServiceError when it is too large for a message.
+        """
+        if not self._fits(data):
+            raise problem("payload_too_large")
+        deadline = monotonic() + timeout
+        pause = 0.05
+        while True:
+            left = deadline - monotonic()
+            try:
+                if not self.client.is_connected:
+                    raise Unavailable("NATS is away")
+                ack = await self.jetstream.publish(
+                    subject,
+                    data,
+                    timeout=min(max(left, 0.05), _PUBLISH_TRY),
+                    headers={**headers, MESSAGE_ID: message_id, EXPECTED_STREAM: stream},
+                )
+                return ack.seq
+            except (NoStreamResponseError, NatsTimeout, NatsError, OSError, APIError, Unavailable) as error:
+                if deadline - monotonic() <= pause:
+                    raise Unavailable(f"{stream}: {type(error).__name__}: {error}") from error
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.25)
+
+
+async def connect(stack: AsyncExitStack, runtime: Runtime, settings: NatsSettings, name: str) -> Bus:
+    """Connect, waiting up to 30 s for the server; the connection closes with the stack. Raises Unavailable."""
+
+    async def on_error(error: Exception) -> None:
+        log.warning("nats_error", error=str(error)[:500])
+
+    async def on_disconnected() -> None:
+        log.warning("nats_disconnected")
+
+    async def on_reconnected() -> None:
+        log.info("nats_reconnected")
+
+    async def on_closed() -> None:
+        if not runtime.stopping.is_set():
+            runtime.fail("the NATS client closed for good")
+
+    deadline = monotonic() + 30
+    while True:
+        try:
+            client = await nats.connect(
+                settings.nats_url.get_secret_value().split(","),
+                name=f"boostedcalls-{name}",
+                inbox_prefix=f"_INBOX_{name}",
+                connect_timeout=2,
+                reconnect_time_wait=0.2,  # pyright: ignore[reportArgumentType] - seconds, fractions work
+                max_reconnect_attempts=-1,
+                ping_interval=5,
+                max_outstanding_pings=2,
+                pending_size=-1,
+                error_cb=on_error,
+                disconnected_cb=on_disconnected,
+                reconnected_cb=on_reconnected,
+                closed_cb=on_closed,
+            )
+            break
+        except (NatsError, OSError, TimeoutError) as error:
+            if monotonic() > deadline or runtime.stopping.is_set():
+                raise Unavailable(f"NATS does not answer: {error}") from error
+            await asyncio.sleep(0.2)
+    if client.max_payload < 8 * 1024 * 1024:
+        log.warning("nats_max_payload_small", max_payload=client.max_payload, advised=8 * 1024 * 1024)
+    stack.push_async_callback(_close, client)
+    return Bus(client, runtime, settings.nats_stream_replicas)
+
+
+async def _close(client: Client) -> None:
+    # close() while reconnecting raises CancelledError or TypeError; the process ends either way.
+    with contextlib.suppress(BaseException):
+        await asyncio.wait_for(client.close(), 3)
+
+
+__all__ = ["Bus", "NatsSettings", "ServiceError", "connect"]

@@ -1,0 +1,109 @@
+"""The streams and consumers, declared once. They are created or updated at start and never deleted."""
+
+# pyright: reportUnknownMemberType=false
+# (nats-py passes options on as untyped **kwargs)
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import NotFoundError
+
+from boostedcalls.common import subjects
+from boostedcalls.common.bus.connection import Bus
+from boostedcalls.common.logs import get_logger
+
+log = get_logger(__name__)
+
+_MINUTE = 60.0
+_DAY = 24 * 60 * _MINUTE
+
+PROVIDER_EVENTS = "PROVIDER_EVENTS"
+CALL_EVENTS = "CALL_EVENTS"
+JOBS = "JOBS"
+DLQ = "DLQ"
+
+STREAMS: dict[str, StreamConfig] = {
+    # The flight recorder: refuses new messages rather than losing old ones that were not handled.
+    PROVIDER_EVENTS: StreamConfig(
+        name=PROVIDER_EVENTS,
+        subjects=[subjects.PROVIDER_EVENTS],
+        retention=RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
+        discard=DiscardPolicy.NEW,
+        max_age=30 * _DAY,
+        duplicate_window=20 * _MINUTE,
+    ),
+    CALL_EVENTS: StreamConfig(
+        name=CALL_EVENTS,
+        subjects=[subjects.CALL_EVENTS, subjects.CONTACT_EVENTS],
+        retention=RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
+        discard=DiscardPolicy.OLD,
+        max_age=7 * _DAY,
+        duplicate_window=20 * _MINUTE,
+    ),
+    JOBS: StreamConfig(
+        name=JOBS,
+        subjects=[subjects.JOBS],
+        retention=RetentionPolicy.WORK_QUEUE,
+        storage=StorageType.FILE,
+        discard=DiscardPolicy.OLD,
+        max_age=60 * _MINUTE,
+        duplicate_window=2 * _MINUTE,
+    ),
+    DLQ: StreamConfig(
+        name=DLQ,
+        subjects=[subjects.DEAD_LETTERS],
+        retention=RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
+        discard=DiscardPolicy.NEW,
+        max_age=90 * _DAY,
+        duplicate_window=20 * _MINUTE,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A durable pull consumer. `batch` is how many messages a handler gets at most at once."""
+
+    stream: str
+    durable: str
+    batch: int
+    ack_wait: float = 30.0
+
+
+CALLS_PROVIDER = Consumer(PROVIDER_EVENTS, "calls", batch=128)
+CALLS_JOBS = Consumer(JOBS, "calls", batch=16, ack_wait=120.0)
+CONSUMERS = (CALLS_PROVIDER, CALLS_JOBS)
+
+
+async def ensure_streams(bus: Bus, *names: str) -> None:
+    """Create the streams, or bring them to what stands above. Two replicas may do this at once."""
+    for name in names:
+        wanted = replace(STREAMS[name], num_replicas=bus.replicas)
+        try:
+            found = (await bus.jetstream.stream_info(name)).config
+        except NotFoundError:
+            await bus.jetstream.add_stream(wanted)
+            continue
+        fields = ("subjects", "discard", "max_age", "duplicate_window", "num_replicas")
+        if any(getattr(found, field) != getattr(wanted, field) for field in fields):
+            log.info("stream_updated", stream=name)
+            # What an operator set besides (size limits, say) stays.
+            await bus.jetstream.update_stream(replace(found, **{field: getattr(wanted, field) for field in fields}))
+
+
+async def ensure_consumer(bus: Bus, consumer: Consumer) -> None:
+    """Create or update the consumer. It never gives a message up: the dead-letter rule in consume.py decides."""
+    await bus.jetstream.add_consumer(
+        consumer.stream,
+        ConsumerConfig(
+            durable_name=consumer.durable,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=consumer.ack_wait,
+            max_deliver=-1,
+            max_ack_pending=4 * consumer.batch,
+        ),
+    )

@@ -1,0 +1,53 @@
+"""Who asks, under which request, in which trace; and how that is told to the logs.
+
+Trace ids follow W3C Trace Context: `00-<32 hex trace id>-<16 hex span id>-<2 hex flags>`.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+from uuid_utils import compat
+
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+
+
+def new_id() -> UUID:
+    """A UUID of version 7: unique, and in the order of its making."""
+    return compat.uuid7()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf something is done. `user_id` is None for work that no person asked for."""
+
+    user_id: UUID | None
+    request_id: str
+    traceparent: str
+
+    @property
+    def user(self) -> UUID:
+        """The user. Raises PermissionError where only a person may ask."""
+        if self.user_id is None:
+            raise PermissionError("this needs a user")
+        return self.user_id
+
+
+def caller(user_id: UUID | None = None, request_id: str | None = None, traceparent: str | None = None) -> Caller:
+    """A caller with well-formed ids: those given where they are so, new ones elsewhere; a new span in the trace."""
+    match = _TRACEPARENT.fullmatch(traceparent or "")
+    trace = match[1] if match and set(match[1]) != {"0"} else secrets.token_hex(16)
+    flags = match[3] if match else "00"
+    if not request_id or not _REQUEST_ID.fullmatch(request_id):
+        request_id = str(new_id())
+    return Caller(user_id, request_id, f"00-{trace}-{secrets.token_hex(8)}-{flags}")
+
+
+def bind(who: Caller) -> None:
+    """Put the ids on every log line of the current task."""
+    structlog.contextvars.bind_contextvars(request_id=who.request_id, trace_id=who.traceparent.split("-")[1])

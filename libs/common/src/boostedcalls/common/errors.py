@@ -36,6 +36,7 @@ CODES: dict[str, tuple[int, str]] = {
     "phone_invalid": (422, "The phone number cannot be read"),
     "max_active_calls": (429, "Too many calls are active"),
     "internal_error": (500, "Something went wrong on our side"),
+    "answer_too_large": (500, "The answer does not fit into a message: ask for fewer rows"),
     "provider_error": (502, "The voice provider refused"),
     "unavailable": (503, "A part of the service is not available"),
     "timeout": (504, "A part of the service did not answer in time"),

@@ -23,7 +23,8 @@ from pathlib import Path
 from boostedcalls.devkit.errors import ChildDied, DevkitError
 
 _PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+_LINUX = sys.platform == "linux"
+_libc = ctypes.CDLL(None, use_errno=True)
 
 LineSink = Callable[[str], None]
 Probe = Callable[[], Awaitable[bool]]
@@ -31,7 +32,7 @@ Probe = Callable[[], Awaitable[bool]]
 
 def die_with_parent(number: int = signal.SIGTERM) -> None:
     """Ask for `number` at the death of the thread that started this process. Nothing outside Linux."""
-    if _libc is not None:
+    if _LINUX:
         _libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
@@ -146,7 +147,7 @@ class Child:
 
 
 async def until_ready(child: Child, probe: Probe, timeout: float = 30) -> None:
-    """Poll until `probe` says yes. Raises ChildDied when the process ends first, DevkitError after `timeout` seconds."""
+    """Poll until `probe` says yes. Raises ChildDied if the process ends first, DevkitError after `timeout` seconds."""
     deadline = asyncio.get_running_loop().time() + timeout
     while not await probe():
         if not child.running:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 @asynccontextmanager
-async def locked(folder: Path, what: str, patience: float = 15) -> AsyncIterator[int]:
+async def locked(folder: Path, what: str, patience: float = 15) -> AsyncGenerator[int]:
     """Hold the folder's lock and yield its descriptor, to be passed on to the children.
 
     The kernel frees the lock when the last process that has the descriptor is gone. So a lock whose taker (named in

@@ -34,18 +34,19 @@ def drop_root() -> Callable[[], None] | None:
         return None
     gid = pwd.getpwuid(uid).pw_gid
     # Everything is prepared here: between fork and exec nothing should be loaded.
-    libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    linux = sys.platform == "linux"
     bit = 1 << _CAP_DAC_OVERRIDE
     data = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)
 
     def run() -> None:
-        if libc is not None:
+        if linux:
             libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)
-        if libc is not None and libc.capset(header, data) == 0:
+        if linux and libc.capset(header, data) == 0:
             libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_OVERRIDE, 0, 0)
 
     return run

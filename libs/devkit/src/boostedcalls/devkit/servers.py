@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -89,7 +89,7 @@ def _wheel(package: str) -> Path:
 @asynccontextmanager
 async def nats_server(
     folder: Path, *, port: int | None = None, password: str | None = None, log: Path | None = None
-) -> AsyncIterator[Server]:
+) -> AsyncGenerator[Server]:
     """A nats-server with JetStream on disk below `folder`, configured by deploy/nats.conf. Data is kept.
 
     Raises DevkitError when it cannot start or another instance uses the folder.
@@ -131,7 +131,7 @@ async def nats_server(
 @asynccontextmanager
 async def postgres_server(
     folder: Path, *, port: int | None = None, durable: bool = True, log: Path | None = None
-) -> AsyncIterator[Server]:
+) -> AsyncGenerator[Server]:
     """A Postgres over TCP with its data below `folder`; the superuser's password is in `folder/password`. Data is kept.
 
     `durable=False` switches fsync off: for tests only. Raises DevkitError when it cannot start or another instance
@@ -194,23 +194,35 @@ async def _answers(url: str) -> bool:
     return True
 
 
-async def _initialise(folder: Path, data: Path, *, durable: bool, lock: int) -> str:
-    """Make the data folder on the first start and return the password. A half-made one is thrown away."""
-    secret = folder / "password"
-    if data.exists():
-        try:
-            return secret.read_text().strip()
-        except FileNotFoundError:
-            text = f"postgres: {secret} is missing; without it the data in {data} cannot be opened"
-            raise DevkitError(text) from None
-    new = folder / "data.new"
+def _kept_password(secret: Path, data: Path) -> str | None:
+    """The password of a data folder from an earlier run; None when there is no such folder."""
+    if not data.exists():
+        return None
+    try:
+        return secret.read_text().strip()
+    except FileNotFoundError:
+        raise DevkitError(f"postgres: {secret} is missing; without it the data in {data} is of no use") from None
+
+
+def _fresh_folder(new: Path, secret: Path) -> str:
     if new.exists():
-        shutil.rmtree(new)
+        shutil.rmtree(new)  # left by a start that was interrupted
     private_folder(new)
-    write_private(secret, secrets.token_hex(16) + "\n")
+    password = secrets.token_hex(16)
+    write_private(secret, password + "\n")
     if (uid := unprivileged_uid()) is not None:
         os.chown(new, uid, -1)
         os.chown(secret, uid, -1)
+    return password
+
+
+async def _initialise(folder: Path, data: Path, *, durable: bool, lock: int) -> str:
+    """Make the data folder on the first start; return the superuser's password."""
+    secret = folder / "password"
+    if (kept := _kept_password(secret, data)) is not None:
+        return kept
+    new = folder / "data.new"
+    password = _fresh_folder(new, secret)
     argv = [str(_postgres_program("initdb")), "-D", str(new), "-U", "postgres", f"--pwfile={secret}"]
     argv += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin"]
     argv += ["--builtin-locale=C.UTF-8", "--no-instructions"]
@@ -231,5 +243,5 @@ async def _initialise(folder: Path, data: Path, *, durable: bool, lock: int) -> 
         raise
     if code != 0:
         raise DevkitError(f"postgres: initdb failed with exit code {code}: {child.last_words()}")
-    new.rename(data)
-    return secret.read_text().strip()
+    os.rename(new, data)
+    return password

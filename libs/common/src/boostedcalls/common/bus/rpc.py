@@ -132,7 +132,8 @@ async def _handle(bus: Bus, target: Endpoint, request: Request, received: float,
             async with asyncio.timeout(left):
                 answer = await target.handle(who, request.data)
         if len(answer) + HEADER_ROOM > bus.client.max_payload:
-            raise _masked(ValueError(f"the answer's {len(answer)} bytes do not fit into a message"), target)
+            log.warning("answer_too_large", subject=target.subject, size=len(answer))
+            raise problem("answer_too_large")
         await _respond(request, answer)
     except ServiceError as error:
         code = str(error.status)

@@ -51,9 +51,9 @@ class DatabaseSettings(Settings):
         return f"postgresql://{quote(self.db_user, safe='')}:{password}@{self.db_host}:{self.db_port}/{self.db_name}"
 
 
-async def _set_codecs(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+async def _set_codecs(acquired: asyncpg.Connection[asyncpg.Record]) -> None:
     for kind in ("json", "jsonb"):
-        await connection.set_type_codec(
+        await acquired.set_type_codec(
             kind, schema="pg_catalog", encoder=lambda value: orjson.dumps(value).decode(), decoder=orjson.loads
         )
 
@@ -87,16 +87,24 @@ async def _close(pool: Pool) -> None:
 
 
 @asynccontextmanager
-async def transaction(pool: Pool) -> AsyncGenerator[Connection]:
-    """One transaction on one connection. Raises Unavailable in place of every passing fault of the database."""
+async def connection(pool: Pool) -> AsyncGenerator[Connection]:
+    """A connection for reading: each statement stands alone. Raises Unavailable in place of every passing fault of the
+    database."""
     try:
-        async with pool.acquire(timeout=5) as connection, connection.transaction():
-            yield connection
+        async with pool.acquire(timeout=5) as acquired:
+            yield acquired
     except PASSING as error:
         raise Unavailable(f"database: {type(error).__name__}") from error
 
 
+@asynccontextmanager
+async def transaction(pool: Pool) -> AsyncGenerator[Connection]:
+    """One transaction on one connection. Raises Unavailable in place of every passing fault of the database."""
+    async with connection(pool) as acquired, acquired.transaction():
+        yield acquired
+
+
 async def reachable(pool: Pool) -> bool:
     """Whether the database answers; for readiness."""
-    async with pool.acquire(timeout=2) as connection:
-        return await connection.fetchval("SELECT 1", timeout=2) == 1
+    async with pool.acquire(timeout=2) as acquired:
+        return await acquired.fetchval("SELECT 1", timeout=2) == 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
 from aiohttp import web
@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 Check = Callable[[], Awaitable[bool]]
 
 
-async def ready_report(checks: dict[str, Check]) -> dict[str, bool]:
+async def ready_report(checks: Mapping[str, Check]) -> dict[str, bool]:
     """Ask every check once; one that raises counts as not ready."""
     report: dict[str, bool] = {}
     for name, check in checks.items():
@@ -28,7 +28,7 @@ async def ready_report(checks: dict[str, Check]) -> dict[str, bool]:
     return report
 
 
-async def serve_health(stack: AsyncExitStack, host: str, port: int, checks: dict[str, Check]) -> None:
+async def serve_health(stack: AsyncExitStack, host: str, port: int, checks: Mapping[str, Check]) -> None:
     """Listen until the stack closes."""
 
     async def healthz(_: web.Request) -> web.Response:

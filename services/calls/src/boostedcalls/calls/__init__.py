@@ -1,0 +1,1 @@
+"""Placing calls, and the only writer of their state."""

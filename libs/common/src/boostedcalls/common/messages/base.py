@@ -36,17 +36,13 @@ def _checked_metadata(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def text(minimum: int, maximum: int) -> Any:
-    """A string type of so many characters, without NUL."""
-    return Annotated[str, Field(min_length=minimum, max_length=maximum), AfterValidator(_no_nul)]
-
-
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_nul)]
 Email = Annotated[EmailStr, Field(max_length=254), AfterValidator(_no_nul)]
 Phone = Annotated[str, Field(min_length=3, max_length=40), AfterValidator(_no_nul)]
 Prompt = Annotated[str, Field(max_length=20_000), AfterValidator(_no_nul)]
 Line = Annotated[str, Field(max_length=2_000), AfterValidator(_no_nul)]
 Id = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_no_nul)]
+Query = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_nul)]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(_checked_metadata)]
 Cursor = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_-]+$")]
 Moment = Annotated[AwareDatetime, PlainSerializer(_rfc3339, return_type=str, when_used="json")]

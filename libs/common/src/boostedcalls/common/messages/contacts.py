@@ -22,8 +22,8 @@ from boostedcalls.common.messages.base import (
     Nothing,
     Phone,
     Prompt,
+    Query,
     Rpc,
-    text,
 )
 
 MAX_CONTACTS_PAGE = 10_000
@@ -65,7 +65,7 @@ class ListContacts(Model):
 
     limit: int = Field(MAX_CONTACTS_PAGE, ge=1, le=MAX_CONTACTS_PAGE)
     cursor: Cursor | None = None
-    q: Annotated[str, text(1, 200)] | None = None
+    q: Query | None = None
 
 
 class ContactPage(Answer):

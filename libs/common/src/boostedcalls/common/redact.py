@@ -1,0 +1,57 @@
+"""Making the provider's payloads fit to be stored: without secrets, and without what Postgres or JSON cannot carry.
+
+The provider's payloads repeat phone number and assistant objects, which may hold credentials, and capability URLs that
+let anybody listen to a call or end it. Pure; who stores or sends the result is the caller's business.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, cast
+
+REDACTED = "[REDACTED]"
+TOO_DEEP = "[TOO DEEP]"
+MAX_DEPTH = 100
+
+# By the end of the name: `token`, `accessToken` and `twilioAuthToken`, but not `promptTokens`, which are counted.
+_SECRET = re.compile(
+    r"(token|secret|apikey|accesskey|privatekey|secretkey|password|passphrase|authorization|cookie"
+    r"|controlurl|listenurl)$|^credential|^headers$"
+)
+# What is longer is no member of anybody's schema, and must not fill the cache.
+_LONGEST_NAME = 64
+_SEPARATORS = re.compile(r"[-_\s.]+")
+
+
+@lru_cache(maxsize=4096)
+def is_secret(name: str) -> bool:
+    """Whether a member of this name holds a secret, however it is spelled: `apiKey`, `api_key`, `API-KEY`."""
+    return _SECRET.search(_SEPARATORS.sub("", name).lower()) is not None
+
+
+def redact(value: Any) -> Any:
+    """A copy of decoded JSON in which secret members say `[REDACTED]`, NUL characters are gone, what JSON does not
+    know (NaN, infinities) is null, and what is nested more than 100 levels deep says `[TOO DEEP]`."""
+    return _redact(value, 0)
+
+
+def _redact(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        return value.replace("\x00", "") if "\x00" in value else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if not isinstance(value, Mapping | list):
+        return value
+    if depth >= MAX_DEPTH:
+        return TOO_DEEP
+    if isinstance(value, list):
+        return [_redact(item, depth + 1) for item in cast("list[Any]", value)]
+    found: dict[str, Any] = {}
+    for name, item in cast("Mapping[str, Any]", value).items():
+        clean = name.replace("\x00", "")
+        secret = item is not None and len(clean) <= _LONGEST_NAME and is_secret(clean)
+        found[clean] = REDACTED if secret else _redact(item, depth + 1)
+    return found

@@ -1,0 +1,32 @@
+"""Provider events -> calls: one transaction a batch. What it raises decides the message's fate (common/bus/consume)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from boostedcalls.calls import matching
+from boostedcalls.calls.dispatch import Deps
+from boostedcalls.common.bus import Delivery
+from boostedcalls.common.context import caller
+from boostedcalls.common.db import transaction
+from boostedcalls.common.errors import Poison
+from boostedcalls.common.events import ProviderEvent
+
+
+def _arrival(delivery: Delivery) -> matching.Arrival:
+    try:
+        return matching.Arrival(delivery.sequence, ProviderEvent.model_validate_json(delivery.data))
+    except ValidationError as error:
+        raise Poison(f"not a provider event: {error.error_count()} faults") from error
+
+
+async def apply_batch(deps: Deps, deliveries: Sequence[Delivery]) -> None:
+    """Join a batch of provider events into their calls. Raises Poison for what is no provider event, Unavailable when
+    the database is away."""
+    arrivals = [_arrival(delivery) for delivery in deliveries]
+    traceparent = caller(traceparent=deliveries[-1].headers.get("traceparent")).traceparent
+    async with transaction(deps.pool) as connection:
+        await matching.apply(connection, arrivals, deps.settings, deps.secret, traceparent)
+    deps.relay.wake()

@@ -1,0 +1,279 @@
+"""What the calls service answers: plain functions of (dependencies, caller, request)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from boostedcalls.calls import dispatch, matching, queries, reports, schedule, store, sync
+from boostedcalls.calls.dispatch import Deps
+from boostedcalls.calls.schedule import Stage
+from boostedcalls.calls.state import TERMINAL, Fact, Source, timeline_entry
+from boostedcalls.calls.stats import stats
+from boostedcalls.calls.vapi import Json, ProviderError
+from boostedcalls.common.bus import Bus
+from boostedcalls.common.context import Caller, new_id
+from boostedcalls.common.db import connection as reading
+from boostedcalls.common.db import transaction
+from boostedcalls.common.errors import FieldError, ServiceError, Unavailable, problem
+from boostedcalls.common.logs import get_logger
+from boostedcalls.common.messages.base import Nothing
+from boostedcalls.common.messages.calls import (
+    Call,
+    CallId,
+    CallPage,
+    CallStatus,
+    CreateCall,
+    ListCalls,
+    Stats,
+    Timeline,
+)
+from boostedcalls.common.messages.contacts import (
+    COUNT_CONTACTS,
+    GET_CONTACT,
+    GET_SCRIPT,
+    Contact,
+    ContactId,
+    Count,
+    Script,
+    ScriptId,
+)
+
+log = get_logger(__name__)
+
+_PEER = 3.0
+_ON_READ = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The dependencies of the handlers: those of the dispatch, the bus, and the dispatches under way."""
+
+    deps: Deps
+    bus: Bus
+    dispatches: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+
+    def dispatch(self, who: Caller, row: store.Row) -> asyncio.Task[None]:
+        """Place the call in a task of its own, which outlives the request that asked for it."""
+        task = asyncio.create_task(self._dispatch(who, row), name=f"dispatch {row['id']}")
+        self.dispatches.add(task)
+        task.add_done_callback(self.dispatches.discard)
+        return task
+
+    async def _dispatch(self, who: Caller, row: store.Row) -> None:
+        try:
+            await dispatch.dispatch(self.deps, who, row["id"])
+        except Exception as error:
+            # The row says how far it got; the sweep goes on from there.
+            log.error("dispatch_failed", call_id=str(row["id"]), exc_info=error)
+
+    async def finish(self) -> None:
+        """At stop: let dispatches end, and leave the rest to the sweep of another process."""
+        if self.dispatches:
+            _, late = await asyncio.wait(self.dispatches, timeout=8)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+
+async def _ask_contact(service: Service, who: Caller, request: CreateCall) -> Contact:
+    data = ContactId(contact_id=request.contact_id).model_dump_json().encode()
+    return Contact.model_validate_json(await service.bus.request(GET_CONTACT.subject, data, who, _PEER))
+
+
+async def _ask_script(service: Service, who: Caller, request: CreateCall) -> Script | None:
+    if request.script_id is None:
+        return None
+    data = ScriptId(script_id=request.script_id).model_dump_json().encode()
+    return Script.model_validate_json(await service.bus.request(GET_SCRIPT.subject, data, who, _PEER))
+
+
+async def create_call(service: Service, who: Caller, request: CreateCall) -> Call:
+    deps = service.deps
+    contact, script = await asyncio.gather(_ask_contact(service, who, request), _ask_script(service, who, request))
+    columns = _columns(deps, who, request, contact, script)
+    created = timeline_entry(columns["id"], "created", "user", columns["created_at"], CallStatus.PENDING, None)
+    async with transaction(deps.pool) as connection:
+        # One at a time per user, so that the count below cannot be true for two at once.
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"calls.create {who.user}")
+        limit = deps.settings.max_active_calls_per_user
+        if await store.active_calls(connection, who.user) >= limit:
+            raise problem("max_active_calls", f"At most {limit} calls may be active at once", retry_after=30)
+        row = await store.insert(connection, columns, deps.settings, created, who.traceparent)
+    deps.relay.wake()
+    placing = service.dispatch(who, row)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(placing), deps.settings.dispatch_wait)
+    async with reading(deps.pool) as connection:
+        row = await queries.get_call(connection, who.user, row["id"])
+    if row["error_code"] == "rejected":
+        raise problem("provider_error", row["error_message"])
+    return queries.call_model(row)
+
+
+def _columns(deps: Deps, who: Caller, request: CreateCall, contact: Contact, script: Script | None) -> dict[str, Any]:
+    """The new row: what the request says, filled up from the script and then from the settings."""
+    assistant = request.assistant_id or deps.provider.vapi_assistant_id
+    number = request.phone_number_id or deps.provider.vapi_phone_number_id
+    missing: list[FieldError] = [
+        {"field": name, "message": "is required: this service has no default for it"}
+        for name, value in (("assistant_id", assistant), ("phone_number_id", number))
+        if value is None
+    ]
+    if missing:
+        raise problem("validation_failed", errors=missing)
+    given = request.model_dump(mode="json", by_alias=True)
+    filled = {
+        name: given[name] if given[name] is not None else script and script.model_dump(mode="json", by_alias=True)[name]
+        for name in ("custom_prompt", "first_message", "call_goals")
+    }
+    now = datetime.now(UTC)
+    return {
+        "id": new_id(),
+        "user_id": who.user,
+        "created_at": now,
+        "updated_at": now,
+        "contact_id": contact.id,
+        "contact_name": contact.name,
+        "contact_phone": contact.phone,
+        "contact_email": contact.email,
+        "contact_metadata": contact.metadata,
+        "script_id": request.script_id,
+        "script": {**filled, "name": script.name} if script else None,
+        "assistant_id": assistant,
+        "phone_number_id": number,
+        **filled,
+        "request_metadata": request.metadata,
+    }
+
+
+async def list_calls(service: Service, who: Caller, request: ListCalls) -> CallPage:
+    async with reading(service.deps.pool) as connection:
+        return await queries.list_calls(connection, who.user, request)
+
+
+async def get_call(service: Service, who: Caller, request: CallId) -> Call:
+    """The call; of an active one the provider is asked first, at most every few seconds, and not waited for long."""
+    deps = service.deps
+    async with reading(deps.pool) as connection:
+        row = await queries.get_call(connection, who.user, request.call_id)
+        claimed = schedule.stage(row) is Stage.FOLLOW and await connection.fetchval(
+            "UPDATE calls.calls SET synced_at = now() WHERE id = $1"
+            " AND (synced_at IS NULL OR synced_at < now() - make_interval(secs => $2)) RETURNING true",
+            row["id"],
+            deps.settings.sync_on_read,
+        )
+    if claimed:
+        try:
+            row, _ = await _sync(service, who, row, _ON_READ)
+        except (ProviderError, ServiceError, Unavailable) as error:
+            log.warning("sync_on_read_failed", call_id=str(row["id"]), reason=str(error))
+    return queries.call_model(row)
+
+
+async def _sync(service: Service, who: Caller, row: store.Row, timeout: float) -> tuple[store.Row, Json]:
+    """Ask the provider and join its answer at once; the same report, recorded in the stream, changes nothing later.
+    Raises ProviderError, and what publishing raises."""
+    call = await service.deps.vapi.get_call(row["provider_call_id"], timeout)
+    event = await sync.record_snapshot(service.bus, who, call)
+    learned = store.Change(row, reports.facts_of(event), control_url=dispatch.control_url(call))
+    changed = await dispatch.change(service.deps, who, row["id"], learned)
+    if changed["version"] != row["version"]:
+        matching.CORRECTED.inc()
+    return changed, call
+
+
+def _provider_problem(error: ProviderError) -> ServiceError:
+    if error.status is None:
+        return problem("provider_timeout", retry_after=5)
+    return problem("provider_error", str(error))
+
+
+async def sync_call(service: Service, who: Caller, request: CallId) -> Call:
+    deps = service.deps
+    async with reading(deps.pool) as connection:
+        row = await queries.get_call(connection, who.user, request.call_id)
+    try:
+        match schedule.stage(row):
+            case Stage.FOLLOW | Stage.SETTLED if row["provider_call_id"]:
+                row, _ = await _sync(service, who, row, 5.0)
+            case Stage.RECONCILE:
+                if await dispatch.reconcile(deps, who, row) is None:
+                    raise ProviderError("the provider did not answer")
+                async with reading(deps.pool) as connection:
+                    row = await queries.get_call(connection, who.user, request.call_id)
+            case _:
+                pass
+    except ProviderError as error:
+        raise _provider_problem(error) from error
+    return queries.call_model(row)
+
+
+async def cancel_call(service: Service, who: Caller, request: CallId) -> Call:
+    """Cancel: here and now for a call that is not placed, by hanging up for one that is live.
+
+    A call whose placing is unclear is cancelled too, and hung up as soon as it turns up at the provider.
+    """
+    deps = service.deps
+    async with transaction(deps.pool) as connection:
+        row = await queries.get_call(connection, who.user, request.call_id)
+        if row["status"] not in TERMINAL and row["provider_call_id"] is None:
+            (row,) = await store.lock(connection, [row["id"]])
+            if row["status"] not in TERMINAL and row["provider_call_id"] is None:
+                row = await _cancelled(deps, who, connection, row)
+    if row["hang_up_wanted"]:
+        deps.relay.wake()
+        return queries.call_model(row)
+    if row["status"] in TERMINAL:
+        raise problem("call_not_cancellable", f"The call is {row['status']}")
+    return queries.call_model(await _hang_up_and_cancel(service, who, row))
+
+
+async def _cancelled(deps: Deps, who: Caller, connection: Any, row: store.Row) -> store.Row:
+    fact = Fact(Source.CANCEL, datetime.now(UTC), CallStatus.CANCELLED)
+    change = store.Change(row, [fact], hang_up_wanted=True, dispatch_closed=row["dispatch_started_at"] is None)
+    (changed,) = await store.write(connection, [change], deps.settings, who.traceparent)
+    return changed
+
+
+async def _hang_up_and_cancel(service: Service, who: Caller, row: store.Row) -> store.Row:
+    deps = service.deps
+    try:
+        if not row["control_url"]:
+            row, _ = await _sync(service, who, row, 5.0)
+        if row["status"] not in TERMINAL:
+            await deps.vapi.end_call(row["control_url"] or "")
+    except ProviderError as refusal:
+        # It may have ended in this very moment: then that is the answer, and not the refusal.
+        try:
+            row, _ = await _sync(service, who, row, 5.0)
+        except ProviderError as error:
+            raise _provider_problem(error) from error
+        if row["status"] not in TERMINAL:
+            raise _provider_problem(refusal) from refusal
+    if row["status"] in TERMINAL:
+        raise problem("call_not_cancellable", f"The call is {row['status']}")
+    async with transaction(deps.pool) as connection:
+        (row,) = await store.lock(connection, [row["id"]])
+        row = await _cancelled(deps, who, connection, row)
+    deps.relay.wake()
+    return row
+
+
+async def call_timeline(service: Service, who: Caller, request: CallId) -> Timeline:
+    async with reading(service.deps.pool) as connection:
+        return await queries.timeline(connection, who.user, request.call_id)
+
+
+async def pending_count(service: Service, who: Caller, _: Nothing) -> Count:
+    async with reading(service.deps.pool) as connection:
+        return Count(count=await store.active_calls(connection, who.user))
+
+
+async def call_stats(service: Service, who: Caller, _: Nothing) -> Stats:
+    counted = Count.model_validate_json(await service.bus.request(COUNT_CONTACTS.subject, b"{}", who, _PEER))
+    async with reading(service.deps.pool) as connection:
+        return await stats(connection, who.user, counted.count)

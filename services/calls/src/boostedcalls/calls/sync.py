@@ -1,0 +1,230 @@
+"""Stale calls: a scheduled publisher that claims calls which are due, and the worker that looks at each.
+
+Any replica may publish and any may work: the claim is a row lock, the job a message in a work queue. What the provider
+says is published as a provider event, so that it takes the way of every webhook.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+from prometheus_client import Gauge
+from pydantic import ValidationError
+
+from boostedcalls.calls import dispatch, matching, reports, schedule, store
+from boostedcalls.calls.dispatch import Deps
+from boostedcalls.calls.schedule import Stage
+from boostedcalls.calls.state import TERMINAL, Fact, Source
+from boostedcalls.calls.vapi import Json, ProviderError
+from boostedcalls.common import subjects
+from boostedcalls.common.bus import Bus, Delivery
+from boostedcalls.common.context import Caller, caller, new_id
+from boostedcalls.common.db import PASSING, transaction
+from boostedcalls.common.db import connection as reading
+from boostedcalls.common.errors import Poison, ServiceError, Unavailable
+from boostedcalls.common.events import PROVIDER_MESSAGE, SYNC_DUE, ProviderEvent, SyncJob, cloud_event
+from boostedcalls.common.logs import get_logger
+from boostedcalls.common.messages.calls import CallStatus
+from boostedcalls.common.redact import redact
+
+log = get_logger(__name__)
+
+STALE = Gauge("boostedcalls_unmatched_oldest_seconds", "Age of the oldest provider event whose call is not known")
+
+_JOB_CALLS = 50
+# A claimed call whose job is lost is due again after this long.
+_LEASE = 60
+_LOOKS_AT_ONCE = 8
+_LOST_AFTER_CHECKS = 3
+
+_CLAIM_DUE = """
+    UPDATE calls.calls SET due_at = now() + make_interval(secs => $2)
+    WHERE id IN (SELECT id FROM calls.calls WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING id
+"""
+_CLAIM_ALL = """
+    UPDATE calls.calls SET due_at = now() + make_interval(secs => $2)
+    WHERE id IN (SELECT id FROM calls.calls WHERE due_at IS NOT NULL AND id > $3 ORDER BY id LIMIT $1
+                 FOR UPDATE SKIP LOCKED)
+    RETURNING id
+"""
+_LOOKED = """
+    UPDATE calls.calls
+    SET checks = checks + 1, synced_at = now(), due_at = $2, control_url = coalesce($3, control_url)
+    WHERE id = $1 AND version = $4
+"""
+
+
+async def publish_jobs(deps: Deps, bus: Bus) -> None:
+    """Run until the process stops: every `sync_poll` seconds, publish the calls that are due. A side task."""
+    while not bus.runtime.stopping.is_set():
+        try:
+            await _tick(deps, bus)
+        except (Unavailable, ServiceError, asyncpg.PostgresError, *PASSING) as error:
+            log.warning("sync_waits", reason=str(error)[:300])
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(bus.runtime.stopping.wait(), deps.settings.sync_poll)
+
+
+async def _tick(deps: Deps, bus: Bus) -> None:
+    who = caller()
+    async with transaction(deps.pool) as connection:
+        due = await connection.fetch(_CLAIM_DUE, 20 * _JOB_CALLS, _LEASE)
+    await _publish(bus, who, [row["id"] for row in due])
+    async with transaction(deps.pool) as connection:
+        if await matching.sweep(connection, deps.settings, who.traceparent):
+            deps.relay.wake()
+        oldest = await connection.fetchval("SELECT extract(epoch FROM now() - min(parked_at)) FROM calls.unmatched")
+    STALE.set(float(oldest or 0))
+
+
+async def publish_all(deps: Deps, bus: Bus) -> int:
+    """Publish a job for every call that is not settled, due or not; return how many. The `sync-stale` command."""
+    who = caller()
+    count = 0
+    after = UUID(int=0)
+    while True:
+        async with transaction(deps.pool) as connection:
+            rows = await connection.fetch(_CLAIM_ALL, 20 * _JOB_CALLS, _LEASE, after)
+        if not rows:
+            return count
+        ids = sorted(row["id"] for row in rows)
+        await _publish(bus, who, ids)
+        count += len(ids)
+        after = ids[-1]
+
+
+async def _publish(bus: Bus, who: Caller, ids: Sequence[UUID]) -> None:
+    for start in range(0, len(ids), _JOB_CALLS):
+        job = SyncJob(call_ids=list(ids[start : start + _JOB_CALLS]))
+        event_id = str(new_id())
+        await bus.publish(
+            subjects.JOB_SYNC,
+            job.model_dump_json().encode(),
+            stream=SYNC_DUE.stream,
+            message_id=event_id,
+            headers=cloud_event(SYNC_DUE, event_id, "/calls", subjects.JOB_SYNC, datetime.now(UTC), who.traceparent),
+            timeout=5.0,
+        )
+
+
+async def work(deps: Deps, bus: Bus, deliveries: Sequence[Delivery]) -> None:
+    """Look at every call of the jobs. Raises Poison for what is no job, Unavailable when the database is away."""
+    slots = asyncio.Semaphore(_LOOKS_AT_ONCE)
+
+    async def one(call_id: UUID, who: Caller) -> None:
+        async with slots:
+            await look(deps, bus, who, call_id)
+
+    looks: list[Any] = []
+    for delivery in deliveries:
+        try:
+            job = SyncJob.model_validate_json(delivery.data)
+        except ValidationError as error:
+            raise Poison(f"not a sync job: {error.error_count()} faults") from error
+        who = caller(traceparent=delivery.headers.get("traceparent"))
+        looks += [one(call_id, who) for call_id in job.call_ids]
+    # A look may dial: cancelling the others because one failed would make their outcome unclear.
+    for result in await asyncio.gather(*looks, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def look(deps: Deps, bus: Bus, who: Caller, call_id: UUID) -> None:
+    """Do for one call what it waits for, and set when it is due next."""
+    async with reading(deps.pool) as connection:
+        record = await connection.fetchrow("SELECT * FROM calls.calls WHERE id = $1", call_id)
+    if record is None:
+        return
+    row = dict(record)
+    match schedule.stage(row):
+        case Stage.DISPATCH:
+            await dispatch.dispatch(deps, who, call_id)
+            return
+        case Stage.RECONCILE:
+            if await dispatch.reconcile_step(deps, who, row):
+                await _looked(deps, row, None)
+            else:
+                await _look_again(deps, row)
+        case Stage.FOLLOW:
+            await _follow(deps, bus, who, row)
+        case Stage.SETTLED:
+            await _looked(deps, row, None)
+
+
+async def _looked(deps: Deps, row: store.Row, control_url: str | None) -> None:
+    """Note the look, unless the call has changed meanwhile (then its due time is newer than ours)."""
+    due = schedule.next_due({**row, "checks": row["checks"] + 1}, deps.settings, datetime.now(UTC))
+    async with transaction(deps.pool) as connection:
+        await connection.execute(_LOOKED, row["id"], due, control_url, row["version"])
+
+
+async def _look_again(deps: Deps, row: store.Row) -> None:
+    async with transaction(deps.pool) as connection:
+        await connection.execute(
+            "UPDATE calls.calls SET due_at = now() + make_interval(secs => $2) WHERE id = $1 AND version = $3",
+            row["id"],
+            deps.settings.reconcile_steps[0],
+            row["version"],
+        )
+
+
+async def _follow(deps: Deps, bus: Bus, who: Caller, row: store.Row) -> None:
+    try:
+        call = await deps.vapi.get_call(row["provider_call_id"])
+    except ProviderError as error:
+        log.warning("sync_failed", call_id=str(row["id"]), status=error.status, reason=str(error))
+        await _looked(deps, row, None)
+        await _give_up(deps, who, row, lost=error.status == 404)
+        return
+    await record_snapshot(bus, who, call)
+    found = dispatch.control_url(call)
+    await _looked(deps, row, found)
+    ended = call.get("status") == "ended"
+    if row["hang_up_wanted"] and not ended:
+        await dispatch.hang_up(deps, {**row, "control_url": found or row["control_url"]})
+    if not ended:
+        await _give_up(deps, who, row, lost=False)
+
+
+async def _give_up(deps: Deps, who: Caller, row: store.Row, *, lost: bool) -> None:
+    """End a call of which the provider knows nothing, or that is older than any call can be."""
+    if row["status"] in TERMINAL:
+        return
+    too_old = (datetime.now(UTC) - row["created_at"]).total_seconds() > deps.settings.call_max_age
+    if lost and row["checks"] + 1 >= _LOST_AFTER_CHECKS:
+        code, message = "lost", "The provider does not know the call any more."
+    elif too_old:
+        code, message = "timed_out", "The provider did not report the call's end in time."
+    else:
+        return
+    verdict = Fact(Source.OURS, row["created_at"], CallStatus.FAILED, error_code=code, error_message=message)
+    await dispatch.change(deps, who, row["id"], store.Change(row, [verdict]))
+
+
+async def record_snapshot(bus: Bus, who: Caller, call: Json) -> ProviderEvent:
+    """Publish what the provider told us of a call, without its secrets. Raises Unavailable or ServiceError."""
+    event = ProviderEvent(
+        source="sync",
+        kind=reports.SNAPSHOT,
+        provider_call_id=str(call["id"]),
+        received_at=datetime.now(UTC),
+        message={"call": redact(dict(call))},
+    )
+    subject = subjects.provider_event(event.kind, event.provider_call_id)
+    event_id = str(new_id())
+    data = event.model_dump_json().encode()
+    message_id = hashlib.sha256(orjson.dumps(event.message, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    headers = cloud_event(PROVIDER_MESSAGE, event_id, "/calls", subject, event.received_at, who.traceparent)
+    await bus.publish(
+        subject, data, stream=PROVIDER_MESSAGE.stream, message_id=message_id, headers=headers, timeout=5.0
+    )
+    return event

@@ -5,7 +5,7 @@ import pytest
 
 from boostedcalls.calls.reasons import is_mapped, status_of
 
-KNOWN = list(csv.DictReader((Path(__file__).parent / "data" / "ended-reasons.csv").open()))
+KNOWN = list(csv.DictReader((Path(__file__).parent / "data" / "ended-reasons.csv").read_text().splitlines()))
 
 
 def test_every_known_ended_reason_maps_as_the_reference_table_says() -> None:

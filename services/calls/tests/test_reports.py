@@ -80,10 +80,11 @@ def test_an_end_without_a_reason_is_judged_by_whether_the_call_connected(started
     assert fact.status == status
 
 
-def test_a_snapshot_of_an_ended_call_is_final_and_one_of_a_live_call_is_not() -> None:
+def test_a_snapshot_is_final_once_the_call_has_ended_and_its_cost_is_known() -> None:
     ended = {"status": "ended", "endedReason": "voicemail", "artifact": {"transcript": "t"}, "cost": 0.01}
     assert snapshot(ended, NOW).final
     assert snapshot(ended, NOW).values["transcript"] == "t"
+    assert not snapshot({name: value for name, value in ended.items() if name != "cost"}, NOW).final
     live = snapshot({"status": "in-progress", "startedAt": "2026-11-22T10:30:09Z"}, NOW)
     assert (live.status, live.final) == ("in-progress", False)
 

@@ -32,9 +32,9 @@ class Caller:
 
     @property
     def user(self) -> UUID:
-        """The user. Raises PermissionError where only a person may ask."""
+        """The user. Raises LookupError where only a person may ask."""
         if self.user_id is None:
-            raise PermissionError("this needs a user")
+            raise LookupError("this needs a user")
         return self.user_id
 
 

@@ -32,7 +32,7 @@ class Runtime:
         self.settings = settings
         self.stopping = asyncio.Event()
         self.failed = False
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
 
     def stop(self) -> None:
         self.stopping.set()
@@ -46,12 +46,12 @@ class Runtime:
     def spawn(self, coro: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Run a side task for the process's whole life. One that raises, or returns early, ends the process."""
         task = asyncio.create_task(coro, name=name)
-        self._tasks.add(task)
+        self.tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        self.tasks.discard(task)
         if task.cancelled() or self.stopping.is_set():
             return
         error = task.exception()

@@ -111,12 +111,13 @@ def _report(event: ProviderEvent) -> Fact:
 def snapshot(call: Json, asked_at: datetime) -> Fact:
     """The fact in a call object that we asked the provider for."""
     at = moment(call.get("updatedAt")) or asked_at
+    values = _values(call, call)
     if call.get("status") == _ENDED:
-        return _ended(
-            Source.SNAPSHOT, at, call, call, _values(call, call), final=_text(call.get("endedReason")) is not None
-        )
+        # The provider shows an ended call before it has worked out summary and cost: those make it complete.
+        complete = _text(call.get("endedReason")) is not None and "cost" in values
+        return _ended(Source.SNAPSHOT, at, call, call, values, final=complete)
     word = call.get("status")
-    return Fact(Source.SNAPSHOT, at, _STATUSES.get(word) if isinstance(word, str) else None, values=_values(call, call))
+    return Fact(Source.SNAPSHOT, at, _STATUSES.get(word) if isinstance(word, str) else None, values=values)
 
 
 def create_answer(call: Json, asked_at: datetime) -> Fact:

@@ -20,6 +20,13 @@ def _no_nul(text: str) -> str:
     return text
 
 
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is out of range") from None
+
+
 def _rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
@@ -45,13 +52,15 @@ Id = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_no_nul)
 Query = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_nul)]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(_checked_metadata)]
 Cursor = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_-]+$")]
-Moment = Annotated[AwareDatetime, PlainSerializer(_rfc3339, return_type=str, when_used="json")]
+Moment = Annotated[
+    AwareDatetime, AfterValidator(_in_utc), PlainSerializer(_rfc3339, return_type=str, when_used="json")
+]
 
 
 class Model(BaseModel):
-    """Base of every message: unknown members are refused."""
+    """Base of every message: unknown members are refused, and so is a number too large to be one (1e999)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Answer(BaseModel):

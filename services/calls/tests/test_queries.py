@@ -1,0 +1,161 @@
+"""Pages, filters, totals, counts and stats, on a real database."""
+
+import asyncio
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from boostedcalls.calls import dispatch, queries, store
+from boostedcalls.calls.state import Fact, Source
+from boostedcalls.calls.stats import line_chart, stats, trend
+from boostedcalls.common.context import caller, new_id
+from boostedcalls.common.db import transaction
+from boostedcalls.common.errors import ServiceError
+from boostedcalls.common.messages.calls import CallPage, CallStatus, ListCalls
+
+from .conftest import World
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+
+async def _page(world: World, user_id: UUID, **query: Any) -> CallPage:
+    async with world.deps.pool.acquire() as connection:
+        return await queries.list_calls(connection, user_id, ListCalls(**query))
+
+
+async def _end(world: World, row: store.Row, status: CallStatus, cost: str | None = None) -> None:
+    from decimal import Decimal
+
+    values = {"cost": Decimal(cost)} if cost else {}
+    fact = Fact(Source.REPORT, NOW, status, "some-reason", values=values, final=True)
+    await dispatch.change(world.deps, caller(), row["id"], store.Change(row, [fact]))
+
+
+async def test_pages_by_number_and_by_cursor_give_every_call_once_newest_first(world: World, user_id: UUID) -> None:
+    same_moment = [NOW] * 5 + [NOW - timedelta(seconds=n) for n in range(1, 9)]
+    rows = [await world.insert(user_id, created_at=at) for at in same_moment]
+    await world.insert(new_id())
+    expected = [row["id"] for row in sorted(rows, key=lambda row: (row["created_at"], row["id"]), reverse=True)]
+
+    numbered = [await _page(world, user_id, page=page, limit=4) for page in (1, 2, 3, 4, 5)]
+    assert [item.id for page in numbered for item in page.data] == expected
+    assert {(page.total, page.total_pages, page.limit) for page in numbered} == {(13, 4, 4)}
+    assert [len(page.data) for page in numbered] == [4, 4, 4, 1, 0]
+
+    ids: list[UUID] = []
+    cursor: str | None = None
+    while True:
+        page = await _page(world, user_id, limit=4, **({"cursor": cursor} if cursor else {}))
+        ids += [item.id for item in page.data]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert ids == expected
+
+
+async def test_filters_narrow_the_page_and_its_total(world: World, user_id: UUID) -> None:
+    contact, script = new_id(), new_id()
+    first = await world.insert(user_id, contact_id=contact, created_at=NOW)
+    second = await world.insert(user_id, script_id=script, created_at=NOW + timedelta(days=1))
+    await _end(world, second, CallStatus.BUSY)
+    for query, expected in (
+        ({"contact_id": contact}, [first]),
+        ({"script_id": script}, [second]),
+        ({"status": ["busy"]}, [second]),
+        ({"status": ["busy", "pending"]}, [second, first]),
+        ({"status": ["failed"]}, []),
+        ({"created_from": NOW + timedelta(days=1)}, [second]),
+        ({"created_to": NOW + timedelta(days=1)}, [first]),
+        ({"status": ["pending"], "contact_id": contact}, [first]),
+        ({"status": ["busy"], "contact_id": contact}, []),
+    ):
+        page = await _page(world, user_id, **query)
+        assert ([item.id for item in page.data], page.total) == ([row["id"] for row in expected], len(expected)), query
+
+
+@pytest.mark.parametrize("cursor", ["x", "AAAA", "a" * 32, "_" * 32, "-" * 33])
+async def test_a_cursor_that_is_not_ours_is_refused_or_finds_nothing(world: World, user_id: UUID, cursor: str) -> None:
+    refusal = (422, "validation_failed")
+    found: list[Any] | tuple[int, str]
+    try:
+        found = (await _page(world, user_id, cursor=cursor)).data
+    except ServiceError as error:
+        found = (error.status, error.code)
+    assert found in ([], refusal)
+
+
+async def test_a_foreign_call_is_not_found(world: World, user_id: UUID) -> None:
+    row = await world.insert(user_id)
+    async with world.deps.pool.acquire() as connection:
+        for user, call in ((new_id(), row["id"]), (user_id, new_id())):
+            with pytest.raises(ServiceError) as caught:
+                await queries.get_call(connection, user, call)
+            assert caught.value.code == "call_not_found"
+
+
+async def test_the_rollups_equal_a_recount_after_many_changes_at_once(world: World, user_id: UUID) -> None:
+    rows = [await world.insert(user_id, created_at=NOW - timedelta(days=n % 5)) for n in range(30)]
+    statuses = [CallStatus.COMPLETED, CallStatus.FAILED, CallStatus.BUSY, CallStatus.RINGING]
+    await asyncio.gather(
+        *(_end(world, row, statuses[(n + k) % 4], f"0.{n}{k}") for n, row in enumerate(rows) for k in range(3))
+    )
+    assert await world.rollups(user_id) == await world.recount(user_id)
+    async with world.deps.pool.acquire() as connection:
+        active = await store.active_calls(connection, user_id)
+    assert active == await world.deps.pool.fetchval(
+        "SELECT count(*) FROM calls.calls WHERE user_id = $1 AND status IN ('pending', 'ringing')", user_id
+    )
+
+
+async def test_of_many_claims_of_one_call_one_wins(world: World, user_id: UUID) -> None:
+    row = await world.insert(user_id)
+
+    async def claim() -> store.Row | None:
+        async with transaction(world.deps.pool) as connection:
+            return await store.claim(connection, row["id"], world.deps.settings)
+
+    won = [claimed for claimed in await asyncio.gather(*(claim() for _ in range(20))) if claimed]
+    assert len(won) == 1
+
+
+async def test_stats_show_money_counts_and_a_chart_of_fourteen_days(world: World, user_id: UUID) -> None:
+    rows = [await world.insert(user_id) for _ in range(3)]
+    await _end(world, rows[0], CallStatus.COMPLETED, "1234.5")
+    await _end(world, rows[1], CallStatus.FAILED)
+    async with world.deps.pool.acquire() as connection:
+        shown = await stats(connection, user_id, 4902)
+        empty = await stats(connection, new_id(), 0)
+    assert [(card.title, card.value) for card in shown.cards] == [
+        ("Total Spent on Calls", "$1,234.50"),
+        ("Calls made", "3"),
+        ("Failed calls", "1"),
+        ("Contacts", "4902"),
+    ]
+    assert [point.y for point in shown.lineChart.points] == [0] * 13 + [1]
+    assert shown.lineChart.subtitle == "No prior data"
+    assert [card.value for card in empty.cards] == ["$0.00", "0", "0", "0"]
+
+
+@pytest.mark.parametrize(
+    ("current", "previous", "text"),
+    [
+        (118, 100, "+18% vs previous 14 days"),
+        (50, 100, "-50% vs previous 14 days"),
+        (7, 7, "+0% vs previous 14 days"),
+        (5, 0, "No prior data"),
+        (0, 0, "No prior data"),
+        (0, 3, "-100% vs previous 14 days"),
+    ],
+)
+def test_the_trend_compares_with_the_fourteen_days_before(current: int, previous: int, text: str) -> None:
+    assert trend(current, previous) == text
+
+
+def test_the_chart_is_oldest_first_and_ends_today() -> None:
+    today = date(2026, 11, 22)
+    chart = line_chart({today: 3, today - timedelta(13): 2, today - timedelta(14): 1, today - timedelta(30): 9}, today)
+    points = [(point.x, point.y, point.label) for point in chart.points]
+    assert (points[0], points[-1]) == ((0, 2, "Mon"), (13, 3, "Sun"))
+    assert chart.subtitle == "+400% vs previous 14 days"

@@ -83,6 +83,8 @@ async def test_any_order_and_any_repeats_of_reports_give_the_identical_row(world
     assert len(seen) == 1
     assert len({str(await _timeline(world, row["id"])) for row in calls}) == 1
     final = await world.row(calls[0]["id"])
+    assert final["messages"] == RESULT["artifact"]["messages"]
+    assert final["analysis"] == RESULT["analysis"]
     assert (final["status"], final["ended_reason"], final["outcome"]) == ("completed", "customer-ended-call", "success")
     assert await world.rollups(user_id) == await world.recount(user_id)
 

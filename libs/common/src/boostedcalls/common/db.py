@@ -58,6 +58,11 @@ async def _set_codecs(acquired: asyncpg.Connection[asyncpg.Record]) -> None:
         )
 
 
+def json_text(value: Any) -> str | None:
+    """A value for a `text[]` parameter that SQL casts to jsonb; None stays NULL."""
+    return None if value is None else orjson.dumps(value).decode()
+
+
 async def _no_reset(_: Any) -> None:
     """Pooled connections keep no session state, so the reset query between uses would buy nothing."""
 

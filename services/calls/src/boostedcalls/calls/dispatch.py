@@ -136,6 +136,8 @@ async def dispatch(deps: Deps, who: Caller, call_id: UUID) -> None:
                 return
             case Unclear(reason):
                 log.warning("call_unclear", call_id=str(call_id), reason=reason)
+                # A first look at once: often the call is there already. The sweep's looks follow in any case.
+                await reconcile(deps, who, row)
                 return
             case NotSent(reason):
                 log.warning("call_not_sent", call_id=str(call_id), reason=reason)

@@ -123,10 +123,11 @@ async def _park(connection: Connection, items: Sequence[_Known]) -> None:
     PARKED.inc(len(items))
     await connection.execute(
         "INSERT INTO calls.unmatched (sequence, provider_call_id, event)"
-        " SELECT * FROM unnest($1::bigint[], $2::text[], $3::jsonb[]) ON CONFLICT DO NOTHING",
+        " SELECT sequence, id, event::jsonb FROM unnest($1::bigint[], $2::text[], $3::text[]) AS n(sequence, id, event)"
+        " ON CONFLICT DO NOTHING",
         [item.arrival.sequence for item in items],
         [item.provider_call_id for item in items],
-        [item.arrival.event.model_dump(mode="json") for item in items],
+        [item.arrival.event.model_dump_json() for item in items],
     )
 
 

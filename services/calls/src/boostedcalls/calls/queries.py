@@ -15,8 +15,10 @@ from boostedcalls.common.messages.calls import (
     CallItem,
     CallPage,
     CallScript,
+    CallStatus,
     ContactBrief,
     ListCalls,
+    Outcome,
     Timeline,
     TimelineEntry,
 )
@@ -31,6 +33,10 @@ _ITEM = (
 
 def _cost(row: Row) -> float | None:
     return None if row["cost"] is None else float(row["cost"])
+
+
+def _outcome(row: Row) -> Outcome | None:
+    return None if row["outcome"] is None else Outcome(row["outcome"])
 
 
 def call_model(row: Row) -> Call:
@@ -65,8 +71,8 @@ def call_model(row: Row) -> Call:
         vapi_call_id=row["provider_call_id"],
         assistant_id=row["assistant_id"],
         phone_number_id=row["phone_number_id"],
-        status=row["status"],
-        outcome=row["outcome"],
+        status=CallStatus(row["status"]),
+        outcome=_outcome(row),
         ended_reason=row["ended_reason"],
         transcript=row["transcript"],
         summary=row["summary"],
@@ -85,7 +91,8 @@ def call_model(row: Row) -> Call:
 
 def _item(row: Row) -> CallItem:
     brief = ContactBrief.model_construct(id=row["contact_id"], name=row["contact_name"], phone=row["contact_phone"])
-    columns: dict[str, Any] = {**row, "contact": brief, "cost": _cost(row)}
+    status = CallStatus(row["status"])
+    columns: dict[str, Any] = {**row, "contact": brief, "status": status, "outcome": _outcome(row), "cost": _cost(row)}
     return CallItem.model_construct(None, **columns)
 
 

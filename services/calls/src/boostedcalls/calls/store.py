@@ -19,7 +19,7 @@ from boostedcalls.calls import schedule
 from boostedcalls.calls.settings import CallsSettings
 from boostedcalls.calls.state import ACTIVE, JOINED, CallState, Entry, Fact, entry, fold
 from boostedcalls.common import outbox, subjects
-from boostedcalls.common.db import Connection
+from boostedcalls.common.db import Connection, json_text
 from boostedcalls.common.events import CALL_CREATED, CALL_STATUS_CHANGED, CALL_UPDATED, CallEvent
 from boostedcalls.common.messages.calls import CallStatus
 
@@ -48,10 +48,12 @@ _WRITTEN: dict[str, str] = {name: _JOINED_TYPES.get(name, "text") for name in JO
     "updated_at": "timestamptz",
     "version": "integer",
 }
-_UPDATE = (  # the names are our own column names
-    f"UPDATE calls.calls c SET {', '.join(f'{name} = n.{name}' for name in _WRITTEN)}"  # noqa: S608
-    " FROM unnest($1::uuid[], "
-    + ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(_WRITTEN.values(), 2))
+# jsonb travels as text: asyncpg would take a list among the values for one more dimension of the array.
+_UPDATE = (
+    "UPDATE calls.calls c SET "  # noqa: S608 - our own column names
+    + ", ".join(f"{name} = n.{name}{'::jsonb' if kind == 'jsonb' else ''}" for name, kind in _WRITTEN.items())
+    + " FROM unnest($1::uuid[], "
+    + ", ".join(f"${n}::{'text' if kind == 'jsonb' else kind}[]" for n, kind in enumerate(_WRITTEN.values(), 2))
     + f") AS n(id, {', '.join(_WRITTEN)}) WHERE c.id = n.id"
 )
 _LOCK = """
@@ -60,7 +62,9 @@ _LOCK = """
 """
 _TIMELINE = """
     INSERT INTO calls.timeline (call_id, id, at, type, source, status, detail)
-    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::jsonb[])
+    SELECT call_id, id, at, type, source, status, detail::jsonb
+    FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[])
+        AS n(call_id, id, at, type, source, status, detail)
     ON CONFLICT DO NOTHING
 """
 _TOTALS = """
@@ -163,7 +167,10 @@ async def write(
         written.append(row)
         results.append(row)
     if written:
-        columns = [[row[name] for row in written] for name in _WRITTEN]
+        columns = [
+            [json_text(row[name]) if kind == "jsonb" else row[name] for row in written]
+            for name, kind in _WRITTEN.items()
+        ]
         await connection.execute(_UPDATE, [row["id"] for row in written], *columns)
     await _write_timeline(connection, changes)
     await rollup.write(connection)
@@ -244,7 +251,7 @@ async def _write_timeline(connection: Connection, changes: Sequence[Change]) -> 
         [line.type for line in lines.values()],
         [line.source for line in lines.values()],
         [line.status for line in lines.values()],
-        [line.detail for line in lines.values()],
+        [json_text(line.detail) for line in lines.values()],
     )
 
 

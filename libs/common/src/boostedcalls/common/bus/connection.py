@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from time import monotonic
 
@@ -45,6 +45,8 @@ EXPECTED_STREAM = "Nats-Expected-Stream"
 # nats-py counts only the body against the server's limit; going over it with headers closes the client for good.
 HEADER_ROOM = 16 * 1024
 _PUBLISH_TRY = 1.0
+_PATIENCE = 30.0
+ADVISED_PAYLOAD = 8 * 1024 * 1024
 
 
 class NatsSettings(Settings):
@@ -131,14 +133,15 @@ class Bus:
             pause = min(pause * 2, 0.25)
 
 
-async def connect(stack: AsyncExitStack, runtime: Runtime, settings: NatsSettings, name: str) -> Bus:
-    """Connect, waiting up to 30 s for the server; the connection closes with the stack. Raises Unavailable."""
+def _callbacks(runtime: Runtime) -> dict[str, Callable[..., Awaitable[None]]]:
+    """What nats-py tells us. It awaits these in its read loop, so they only log."""
 
     async def on_error(error: Exception) -> None:
         log.warning("nats_error", error=str(error)[:500])
 
     async def on_disconnected() -> None:
-        log.warning("nats_disconnected")
+        if not runtime.stopping.is_set():
+            log.warning("nats_disconnected")
 
     async def on_reconnected() -> None:
         log.info("nats_reconnected")
@@ -147,7 +150,17 @@ async def connect(stack: AsyncExitStack, runtime: Runtime, settings: NatsSetting
         if not runtime.stopping.is_set():
             runtime.fail("the NATS client closed for good")
 
-    deadline = monotonic() + 30
+    return {
+        "error_cb": on_error,
+        "disconnected_cb": on_disconnected,
+        "reconnected_cb": on_reconnected,
+        "closed_cb": on_closed,
+    }
+
+
+async def connect(stack: AsyncExitStack, runtime: Runtime, settings: NatsSettings, name: str) -> Bus:
+    """Connect, waiting up to 30 s for the server; the connection closes with the stack. Raises Unavailable."""
+    deadline = monotonic() + _PATIENCE
     while True:
         try:
             client = await nats.connect(
@@ -155,23 +168,20 @@ async def connect(stack: AsyncExitStack, runtime: Runtime, settings: NatsSetting
                 name=f"boostedcalls-{name}",
                 inbox_prefix=f"_INBOX_{name}",
                 connect_timeout=2,
-                reconnect_time_wait=0.2,  # pyright: ignore[reportArgumentType] - seconds, fractions work
+                reconnect_time_wait=0.2,
                 max_reconnect_attempts=-1,
                 ping_interval=5,
                 max_outstanding_pings=2,
                 pending_size=-1,
-                error_cb=on_error,
-                disconnected_cb=on_disconnected,
-                reconnected_cb=on_reconnected,
-                closed_cb=on_closed,
+                **_callbacks(runtime),
             )
             break
         except (NatsError, OSError, TimeoutError) as error:
             if monotonic() > deadline or runtime.stopping.is_set():
                 raise Unavailable(f"NATS does not answer: {error}") from error
             await asyncio.sleep(0.2)
-    if client.max_payload < 8 * 1024 * 1024:
-        log.warning("nats_max_payload_small", max_payload=client.max_payload, advised=8 * 1024 * 1024)
+    if client.max_payload < ADVISED_PAYLOAD:
+        log.warning("nats_max_payload_small", max_payload=client.max_payload, advised=ADVISED_PAYLOAD)
     stack.push_async_callback(_close, client)
     return Bus(client, runtime, settings.nats_stream_replicas)
 

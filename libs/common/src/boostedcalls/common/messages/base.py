@@ -52,9 +52,7 @@ Id = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_no_nul)
 Query = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_nul)]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(_checked_metadata)]
 Cursor = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_-]+$")]
-Moment = Annotated[
-    AwareDatetime, AfterValidator(_in_utc), PlainSerializer(_rfc3339, return_type=str, when_used="json")
-]
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc), PlainSerializer(_rfc3339, return_type=str, when_used="json")]
 
 
 class Model(BaseModel):

@@ -114,9 +114,8 @@ class Child:
         code = await self.process.wait()
         if self._reader is not None:
             # A grandchild may hold the pipe open; its output is not worth waiting for.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._reader, 2)
-            self._reader = None
+            await asyncio.wait({self._reader}, timeout=2)
+            self._reader.cancel()
         return code
 
     def signal(self, number: int) -> None:

@@ -54,9 +54,28 @@ async def locked(folder: Path, what: str, patience: float = 15) -> AsyncGenerato
             await asyncio.sleep(0.1)
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-        yield handle
+        try:
+            yield handle
+        finally:
+            # What still holds the lock from here on are children about to end, not a live instance.
+            os.ftruncate(handle, 0)
     finally:
         os.close(handle)
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a live instance holds the folder's lock."""
+    try:
+        handle = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def _taker(handle: int) -> int:

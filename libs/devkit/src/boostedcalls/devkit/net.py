@@ -5,25 +5,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from boostedcalls.devkit.errors import DevkitError
 
 HOST = "127.0.0.1"
 
 
-def free_port() -> int:
-    """A port nobody listens on at this moment; whoever uses it must still expect to lose the race for it."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
+@contextmanager
+def reserved_port(port: int = 0) -> Generator[int]:
+    """A port (any free one for 0) that nobody else is given while the context lasts. Raises DevkitError when taken.
 
-
-def port_is_free(port: int, host: str = HOST) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    It is held by a socket that is bound but does not listen. On Linux a server that sets SO_REUSEADDR, as all of ours
+    do, may still listen there; so a port cannot be lost between choosing it and using it, nor while its server is
+    being started again. Elsewhere the port is only known to have been free a moment ago.
+    """
+    with socket.socket() as holder:
+        if port:
+            # Connections of the last run may still linger on it.
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            holder.bind((HOST, port))
         except OSError:
-            return False
-    return True
+            raise DevkitError(f"port {port} is taken; choose another one with PORT={port + 1}") from None
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        number = int(holder.getsockname()[1])
+        if sys.platform != "linux":
+            holder.close()
+        yield number
 
 
 async def http_status(port: int, path: str, timeout: float = 2) -> int:

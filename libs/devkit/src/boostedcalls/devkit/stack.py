@@ -1,0 +1,271 @@
+"""A whole BoostedCalls on this machine: any of its processes, in any number, with embedded NATS and Postgres.
+
+Owns the order of start and stop, the ports and the environment of each process. `run` makes it `make run`; tests use
+it to run the real processes, to kill them and to watch them come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from boostedcalls.devkit.child import Child, LineSink
+from boostedcalls.devkit.errors import DevkitError
+from boostedcalls.devkit.folder import private_folder
+from boostedcalls.devkit.net import HOST, http_status, reserved_port
+from boostedcalls.devkit.servers import Server, nats_server, postgres_server
+from boostedcalls.devkit.supervise import Supervised
+
+SERVERS = ("nats", "postgres")
+SERVICES = ("simulator", "webhooks", "contacts", "calls", "gateway")
+EVERYTHING = (*SERVERS, *SERVICES)
+_WITH_MIGRATIONS = ("gateway", "contacts", "calls")
+_STOP_ORDER = (("gateway",), ("calls", "contacts", "webhooks"), ("simulator",), SERVERS)
+_LARGE_LOG = 20_000_000
+
+Sinks = Callable[[str], LineSink]
+
+
+def new_secrets() -> dict[str, str]:
+    """Fresh values for every secret our processes want."""
+    names = ("JWT_SECRET", "VAPI_WEBHOOK_SECRET", "CALL_SIGNING_SECRET")
+    return {name: secrets.token_hex(32) for name in names}
+
+
+def _bare_environment() -> dict[str, str]:
+    """What a process needs of this machine, and nothing that could be one of our settings."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TERM")
+    return {name: value for name, value in os.environ.items() if name in kept or name.startswith(("PYTHON", "SSL_"))}
+
+
+class Stack:
+    """Async context manager: everything is ready inside it and gone after it. Raises DevkitError, one line.
+
+    home         data, logs; kept afterwards
+    parts        which of EVERYTHING to start; what is left out is expected in `env` (NATS_URL, DATABASE_URL, …)
+    replicas     {"calls": 2}: how many processes of a service (1)
+    env          variables for every service; service_env: for one. Both win over what the stack sets
+    port         of the first gateway (a free one)
+    restart      start again what dies
+    durable      False: Postgres without fsync
+    sinks, say   where the lines of the processes and of the stack itself go (nowhere: log files only)
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        parts: Iterable[str] = EVERYTHING,
+        replicas: Mapping[str, int] | None = None,
+        env: Mapping[str, str] | None = None,
+        service_env: Mapping[str, Mapping[str, str]] | None = None,
+        port: int | None = None,
+        restart: bool = True,
+        durable: bool = True,
+        nats_password: str | None = None,
+        sinks: Sinks | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.home = home.absolute()
+        self.parts = tuple(parts)
+        self._replicas = dict(replicas or {})
+        self._service_env = {name: dict(values) for name, values in (service_env or {}).items()}
+        self._port = port or 0
+        self._simulator_port = 0
+        self._given = dict(env or {})
+        self._restart, self._durable, self._nats_password = restart, durable, nats_password
+        self._sinks = sinks
+        self._say: Callable[[str], None] = say or _silent
+        self._members: dict[tuple[str, int], Supervised] = {}
+        self._exit = AsyncExitStack()
+        self.env: dict[str, str] = {}
+        """The variables that every service got; complete once the stack is ready."""
+
+    @property
+    def urls(self) -> list[str]:
+        """The gateways' addresses."""
+        return [self.member("gateway", index).server.url for index in range(self._count("gateway"))]
+
+    @property
+    def url(self) -> str:
+        return self.urls[0]
+
+    @property
+    def simulator_url(self) -> str:
+        return f"http://{HOST}:{self._simulator_port}"
+
+    @property
+    def dial_log(self) -> Path:
+        """One JSON line for each dial that the simulator accepted."""
+        return self.home / "simulator" / "dials.jsonl"
+
+    @property
+    def nats_url(self) -> str:
+        return self.env["NATS_URL"]
+
+    @property
+    def database_url(self) -> str:
+        return self.env["DATABASE_URL"]
+
+    def log(self, name: str, index: int = 0) -> Path:
+        """The log file of a process."""
+        return self.home / "logs" / f"{_label(name, index)}.log"
+
+    def member(self, name: str, index: int = 0) -> Supervised:
+        return self._members[name, index]
+
+    async def kill(self, name: str, index: int = 0, number: int = signal.SIGKILL) -> None:
+        """Send a signal to a process; after SIGKILL and SIGTERM wait for its end."""
+        await self.member(name, index).kill(number)
+
+    async def wait_until_restarted(self, name: str, index: int = 0, timeout: float = 60) -> None:
+        """After `kill`: wait until the process is ready again. Raises TimeoutError."""
+        await asyncio.wait_for(self.member(name, index).restarted(), timeout)
+
+    async def stop(self, name: str, index: int = 0) -> None:
+        """Stop a process in order, and leave it stopped."""
+        await self.member(name, index).stop()
+
+    async def start(self, name: str, index: int = 0) -> None:
+        """Start a stopped process again, on the same port and data, and wait until it is ready."""
+        await self.member(name, index).start()
+
+    async def restart(self, name: str, index: int = 0) -> None:
+        await self.stop(name, index)
+        await self.start(name, index)
+
+    async def __aenter__(self) -> Self:
+        private_folder(self.home)
+        private_folder(self.home / "logs")
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    async def _start(self) -> None:
+        self._port = self._exit.enter_context(reserved_port(self._port))
+        self._simulator_port = self._exit.enter_context(reserved_port())
+        await _together(self._start_server(name) for name in SERVERS if name in self.parts)
+        self.env = self._environment()
+        await _together(self._migrate(name) for name in _WITH_MIGRATIONS if name in self.parts)
+        wanted = [(name, index) for name in SERVICES if name in self.parts for index in range(self._count(name))]
+        await _together(self._start_service(name, index) for name, index in wanted)
+
+    async def _stop(self) -> None:
+        for names in _STOP_ORDER:
+            await asyncio.gather(*(member.stop() for key, member in self._members.items() if key[0] in names))
+        await self._exit.aclose()
+
+    def _count(self, name: str) -> int:
+        return 1 if name == "simulator" else self._replicas.get(name, 1)
+
+    def _environment(self) -> dict[str, str]:
+        env = _bare_environment() | {"HOST": HOST, "HEALTH_HOST": HOST} | new_secrets()
+        for name, variable in (("nats", "NATS_URL"), ("postgres", "DATABASE_URL")):
+            if name in self.parts:
+                env[variable] = self.member(name).server.url
+        env["VAPI_WEBHOOK_URL"] = f"http://{HOST}:{self._port}/api/calls/webhook/"
+        if "simulator" in self.parts:
+            env |= {
+                "VAPI_BASE_URL": self.simulator_url,
+                "VAPI_API_KEY": "simulator",
+                "VAPI_ASSISTANT_ID": "demo-assistant",
+                "VAPI_PHONE_NUMBER_ID": "demo-phone-number",
+                "SIMULATOR_HOST": HOST,
+                "SIMULATOR_PORT": str(self._simulator_port),
+                "SIMULATOR_DATA": str(self.home / "simulator"),
+            }
+        return env | self._given
+
+    async def _start_server(self, name: str) -> None:
+        folder, log = self.home / name, self._fresh_log(name, 0)
+        if name == "nats":
+            opened = nats_server(folder, password=self._nats_password, log=log)
+        else:
+            opened = postgres_server(folder, durable=self._durable, log=log)
+        server = await self._exit.enter_async_context(opened)
+        self._supervise(name, 0, server)
+
+    def _child(self, name: str, index: int, env: Mapping[str, str], *arguments: str) -> Child:
+        label = _label(name, index)
+        return Child(
+            name=label,
+            argv=[sys.executable, "-m", f"boostedcalls.{name}", *arguments],
+            env={**self.env, **env, **self._service_env.get(name, {})},
+            log=self._fresh_log(name, index),
+            sink=self._sinks(label) if self._sinks else None,
+            # Not the caller's: a `.env` there would be read.
+            cwd=self.home,
+        )
+
+    def _fresh_log(self, name: str, index: int) -> Path:
+        log = self.log(name, index)
+        if log.exists() and log.stat().st_size > _LARGE_LOG:
+            log.replace(log.with_suffix(".log.1"))
+        return log
+
+    async def command(self, name: str, *arguments: str) -> tuple[int, str]:
+        """Run `python -m boostedcalls.<name> <arguments>` with the service's settings: exit code, last line."""
+        child = self._child(name, 0, {}, *arguments)
+        try:
+            await child.start()
+            return await child.wait(), child.last_words(1)
+        finally:
+            await child.stop()
+
+    async def _migrate(self, name: str) -> None:
+        code, words = await self.command(name, "migrate")
+        if code != 0:
+            raise DevkitError(f"migration of {name} failed with exit code {code}: {words}")
+
+    async def _start_service(self, name: str, index: int) -> None:
+        variable = {"gateway": "PORT", "simulator": "SIMULATOR_PORT"}.get(name, "HEALTH_PORT")
+        path = "/healthz" if name == "simulator" else "/readyz"
+        known = {"gateway": self._port, "simulator": self._simulator_port}.get(name) if index == 0 else None
+        port = known or self._exit.enter_context(reserved_port())
+        child = self._child(name, index, {variable: str(port)})
+
+        async def ready() -> bool:
+            return await http_status(port, path) == 200
+
+        server = Server(child, port, f"http://{HOST}:{port}", ready)
+        try:
+            await server.start()
+        except BaseException:
+            await server.stop()
+            raise
+        self._supervise(name, index, server)
+
+    def _supervise(self, name: str, index: int, server: Server) -> None:
+        self._members[name, index] = Supervised(server, self._say, restart=self._restart)
+        self._members[name, index].watch()
+
+
+def _label(name: str, index: int) -> str:
+    return f"{name}-{index + 1}" if index else name
+
+
+def _silent(_: str) -> None:
+    """Nobody listens."""
+
+
+async def _together(work: Iterable[Awaitable[Any]]) -> None:
+    """Run side by side, wait for all, then raise the first error: nothing is left half-started behind the caller."""
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

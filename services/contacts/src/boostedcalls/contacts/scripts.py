@@ -1,0 +1,73 @@
+"""A user's call scripts: requests -> answers."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from boostedcalls.common.context import Caller
+from boostedcalls.common.db import transaction
+from boostedcalls.common.errors import problem
+from boostedcalls.common.messages.base import Nothing
+from boostedcalls.common.messages.contacts import (
+    ListScripts,
+    ReplaceScript,
+    Script,
+    ScriptId,
+    ScriptPage,
+    ScriptWrite,
+    UpdateScript,
+)
+from boostedcalls.contacts import store
+from boostedcalls.contacts.deps import Deps
+from boostedcalls.contacts.store import SCRIPTS
+
+
+async def list_scripts(deps: Deps, who: Caller, request: ListScripts) -> ScriptPage:
+    async with transaction(deps.pool) as connection:
+        total = await store.count(connection, SCRIPTS, who.user)
+        rows, after = await store.page(connection, SCRIPTS, who.user, request.cursor, request.limit)
+    return ScriptPage(total=total, next_cursor=after, data=[_script(row) for row in rows])
+
+
+async def get_script(deps: Deps, who: Caller, request: ScriptId) -> Script:
+    async with transaction(deps.pool) as connection:
+        return _script(await store.get(connection, SCRIPTS, who.user, request.script_id))
+
+
+async def create_script(deps: Deps, who: Caller, request: ScriptWrite) -> Script:
+    async with transaction(deps.pool) as connection:
+        return _script(await store.insert(connection, SCRIPTS, who.user, request.model_dump(by_alias=True)))
+
+
+async def replace_script(deps: Deps, who: Caller, request: ReplaceScript) -> Script:
+    return await _change(deps, who, request.script_id, request.script.model_dump(by_alias=True))
+
+
+async def update_script(deps: Deps, who: Caller, request: UpdateScript) -> Script:
+    """Change the members that were sent."""
+    changes = request.changes
+    return await _change(
+        deps, who, request.script_id, changes.model_dump(by_alias=True, include=changes.model_fields_set)
+    )
+
+
+async def delete_script(deps: Deps, who: Caller, request: ScriptId) -> Nothing:
+    async with transaction(deps.pool) as connection:
+        if not await store.delete(connection, SCRIPTS, who.user, request.script_id):
+            raise problem("script_not_found")
+    return Nothing()
+
+
+async def _change(deps: Deps, who: Caller, script_id: UUID, values: dict[str, Any]) -> Script:
+    async with transaction(deps.pool) as connection:
+        row, _ = await store.change(connection, SCRIPTS, who.user, script_id, values)
+    return _script(row)
+
+
+def _script(row: asyncpg.Record | None) -> Script:
+    if row is None:
+        raise problem("script_not_found")
+    return Script.model_validate(dict(row))

@@ -1,0 +1,36 @@
+"""The webhooks process: `python -m boostedcalls.webhooks`. It has no database."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AsyncExitStack
+from functools import partial
+
+from boostedcalls.common.bus import Endpoint, NatsSettings, connect, ensure_streams, serve
+from boostedcalls.common.bus.streams import DLQ, PROVIDER_EVENTS
+from boostedcalls.common.health import serve_health
+from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK
+from boostedcalls.common.runtime import Runtime, run
+from boostedcalls.common.settings import load
+from boostedcalls.webhooks.handlers import ingest
+
+
+async def start(nats: NatsSettings, stack: AsyncExitStack, runtime: Runtime) -> None:
+    """Open everything on the stack and serve. Raises what NATS raises when it is away."""
+    bus = await connect(stack, runtime, nats, "webhooks")
+    await ensure_streams(bus, PROVIDER_EVENTS, DLQ)
+    await serve(stack, bus, "webhooks", "1.0.0", [Endpoint(INGEST_WEBHOOK, partial(ingest, bus))])
+    await serve_health(
+        stack, runtime.settings.health_host, runtime.settings.health_port, checks={"nats": bus.connected}
+    )
+
+
+def main() -> None:
+    if sys.argv[1:]:
+        sys.stderr.write("usage: python -m boostedcalls.webhooks\n")
+        sys.exit(2)
+    run(partial(start, load(NatsSettings)), "webhooks")
+
+
+if __name__ == "__main__":
+    main()

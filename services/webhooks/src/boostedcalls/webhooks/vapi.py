@@ -1,0 +1,125 @@
+"""The provider's webhooks: raw bytes -> the message in them. Pure. Reference: Vapi's published `ServerMessage` schemas.
+
+Bodies are foreign data and their types grow all the time, so nothing is demanded of a message but a `type`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import orjson
+
+from boostedcalls.common import subjects
+from boostedcalls.common.redact import redact
+
+Json = Mapping[str, Any]
+
+DOCUMENTED = frozenset(
+    {
+        "assistant-request",
+        "assistant.speechStarted",
+        "assistant.started",
+        "call.artifact.upload",
+        "call.delete.failed",
+        "call.deleted",
+        "call.endpointing.request",
+        "campaign.event",
+        "campaign.predial",
+        "chat.created",
+        "chat.deleted",
+        "conversation-update",
+        "end-of-call-report",
+        "function-call",
+        "handoff-destination-request",
+        "hang",
+        "knowledge-base-request",
+        "language-change-detected",
+        "language-changed",
+        "model-output",
+        "phone-call-control",
+        "session.created",
+        "session.deleted",
+        "session.updated",
+        "speech-update",
+        "status-update",
+        "tool-calls",
+        "transcript",
+        'transcript[transcriptType="final"]',
+        "transfer-destination-request",
+        "transfer-update",
+        "user-interrupted",
+        "voice-input",
+        "voice-request",
+    }
+)
+
+
+class NotAMessage(Exception):
+    """A body that no message can be read from. `reason` says why; `data` is what may be kept of it."""
+
+    def __init__(self, reason: str, data: bytes) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.data = data
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A webhook's message, fit to be stored, and the call it is about (None where it names none that is a token)."""
+
+    kind: str
+    call_id: str | None
+    content: Json
+
+    @property
+    def label(self) -> str:
+        """The type for a metric: one of a bounded number."""
+        return subjects.slug(self.kind) if self.kind in DOCUMENTED else "other"
+
+
+def parse(body: bytes) -> Message:
+    """Raises NotAMessage when the body is no JSON object with a `message` that has a `type`."""
+    envelope = redact(_decoded(body))
+    content = as_object(as_object(envelope).get("message"))
+    kind = content.get("type")
+    if not isinstance(kind, str) or not kind:
+        reason = "no type" if content else "no message" if isinstance(envelope, dict) else "no JSON object"
+        raise NotAMessage(reason, orjson.dumps(envelope))
+    return Message(kind, _call_id(content), content)
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass
+    # JavaScript writes half an emoji, where it cut a text, as a lone surrogate; other writers know NaN. Neither is
+    # JSON to orjson, but a report must not be lost for it.
+    try:
+        lenient = json.loads(body, parse_constant=lambda _: None)
+        return orjson.loads(json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        raise NotAMessage("not JSON", body) from None
+
+
+def as_object(value: Any) -> Json:
+    """The value where it is a JSON object, else an empty one."""
+    return cast("Json", value) if isinstance(value, Mapping) else {}
+
+
+def _call_id(content: Json) -> str | None:
+    candidates = (
+        as_object(content.get("call")).get("id"),
+        content.get("callId"),
+        as_object(content.get("data")).get("callId"),
+    )
+    for found in candidates:
+        if isinstance(found, str):
+            try:
+                return subjects.token(found)
+            except ValueError:
+                continue
+    return None

@@ -1,0 +1,74 @@
+"""Runs the gateway; `migrate`, `user add` and `openapi` are its commands. The composition root."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from boostedcalls.common.migrate import run_command
+
+
+def _serve() -> None:
+    from boostedcalls.common.bus import connect
+    from boostedcalls.common.db import open_pool
+    from boostedcalls.common.logs import get_logger
+    from boostedcalls.common.runtime import Runtime, run
+    from boostedcalls.common.settings import load
+    from boostedcalls.gateway.app import build_app
+    from boostedcalls.gateway.deps import Deps
+    from boostedcalls.gateway.passwords import Passwords
+    from boostedcalls.gateway.server import bind, serve_http
+    from boostedcalls.gateway.settings import SHORT_SECRET, GatewaySettings
+
+    settings = load(GatewaySettings)
+    try:
+        sock = bind(settings.host, settings.port)
+    except OSError as error:
+        sys.stderr.write(f"cannot start: port {settings.port} on {settings.host}: {error.strerror}\n")
+        raise SystemExit(1) from None
+
+    async def main(stack: AsyncExitStack, runtime: Runtime) -> None:
+        if len(settings.vapi_webhook_secret.get_secret_value()) < SHORT_SECRET:
+            get_logger(__name__).warning("short_secret", setting="VAPI_WEBHOOK_SECRET", advised=SHORT_SECRET)
+        pool = await open_pool(stack, settings, "gateway")
+        bus = await connect(stack, runtime, settings, "gateway")
+        await serve_http(stack, runtime, build_app(Deps(settings, bus, pool, Passwords())), sock)
+
+    run(main, "gateway")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m boostedcalls.gateway", description="Without a command: serve.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("migrate", help="bring the schema auth up to date")
+    user = commands.add_parser("user", help="manage users").add_subparsers(dest="action", required=True)
+    add = user.add_parser("add", help="add a user")
+    add.add_argument("email", metavar="EMAIL")
+    add.add_argument("--password", help="asked for, without echo, when it is not given")
+    add.add_argument("--if-missing", action="store_true", help="leave a user that exists as it is")
+    openapi = commands.add_parser("openapi", help="write docs/openapi.json")
+    openapi.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    openapi.add_argument("--path", type=Path, default=Path("docs/openapi.json"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.command == "migrate":
+        run_command("auth", "boostedcalls.gateway")
+    elif arguments.command == "user":
+        from boostedcalls.gateway.commands import add_user
+
+        add_user(arguments.email, arguments.password, arguments.if_missing)
+    elif arguments.command == "openapi":
+        from boostedcalls.gateway.commands import write_document
+
+        write_document(arguments.path, arguments.check)
+    else:
+        _serve()
+
+
+if __name__ == "__main__":
+    main()

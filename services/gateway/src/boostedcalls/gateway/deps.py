@@ -1,0 +1,32 @@
+"""What the routes work with: made once by the composition root, found on the request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from boostedcalls.common.bus import Bus
+from boostedcalls.common.context import Caller
+from boostedcalls.common.db import Pool
+from boostedcalls.gateway.passwords import Passwords
+from boostedcalls.gateway.settings import GatewaySettings
+
+CALLER = "boostedcalls.caller"
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    settings: GatewaySettings
+    bus: Bus
+    pool: Pool
+    passwords: Passwords
+
+
+def deps_of(request: Request) -> Deps:
+    return request.app.state.deps
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks: without a user until the request is authenticated."""
+    return request.scope[CALLER]

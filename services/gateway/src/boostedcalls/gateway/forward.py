@@ -1,0 +1,86 @@
+"""Passing a request on to the service that answers it, and its bytes back untouched; lists that outgrow a message."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import orjson
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from boostedcalls.common.errors import ServiceError
+from boostedcalls.common.messages.base import Rpc
+from boostedcalls.common.messages.contacts import ListContacts, ListScripts
+from boostedcalls.gateway.deps import caller_of, deps_of
+
+# A list that was gathered from several answers ends here, with a link to its rest.
+MAX_LIST_BYTES = 32 * 1024 * 1024
+
+AskPage = Callable[[int, str | None], Awaitable[bytes]]
+
+
+def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers, "application/json")
+
+
+async def ask[Req: BaseModel](request: Request, rpc: Rpc[Req, Any], body: Req, timeout: float = 5.0) -> bytes:
+    """The bytes of the service's answer. `timeout` in seconds. Raises ServiceError."""
+    data = body.model_dump_json(exclude_unset=True, by_alias=True).encode()
+    return await deps_of(request).bus.request(rpc.subject, data, caller_of(request), timeout)
+
+
+async def forward[Req: BaseModel](
+    request: Request, rpc: Rpc[Req, Any], body: Req, *, status: int = 200, timeout: float = 5.0
+) -> Response:
+    """The service's answer as it is. Raises ServiceError."""
+    return json_response(await ask(request, rpc, body, timeout), status)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    total: int
+    next_cursor: str | None
+    rows: list[Any]
+
+
+async def gather(ask_page: AskPage, limit: int, cursor: str | None, size: int | None = None) -> Gathered:
+    """`limit` rows after `cursor`, from as many answers as it takes: a service may end its page early, or say that so
+    many rows (`size` at first) do not fit into a message. `ask_page` gets a number of rows and a cursor.
+
+    Raises ServiceError, answer_too_large only where a single row does not fit.
+    """
+    rows: list[Any] = []
+    size = size or limit
+    weight = 0
+    while True:
+        try:
+            answer = await ask_page(min(size, limit - len(rows)), cursor)
+        except ServiceError as error:
+            if error.code != "answer_too_large" or size == 1:
+                raise
+            size = max(1, min(size, limit - len(rows)) // 4)
+            continue
+        page = orjson.loads(answer)
+        rows += page["data"]
+        cursor = page["next_cursor"]
+        weight += len(answer)
+        if cursor is None or not page["data"] or len(rows) >= limit or weight > MAX_LIST_BYTES:
+            return Gathered(page["total"], cursor, rows)
+
+
+async def forward_list(request: Request, rpc: Rpc[Any, Any], query: ListContacts | ListScripts) -> Response:
+    """A list as a plain array, with its whole length in X-Total-Count and the way to its rest in Link."""
+
+    async def ask_page(limit: int, cursor: str | None) -> bytes:
+        return await ask(request, rpc, query.model_copy(update={"limit": limit, "cursor": cursor}))
+
+    found = await gather(ask_page, query.limit, query.cursor)
+    headers = {"X-Total-Count": str(found.total)}
+    if found.next_cursor is not None:
+        following = {**query.model_dump(exclude_none=True), "cursor": found.next_cursor}
+        headers["Link"] = f'<{request.scope["path"]}?{urlencode(following)}>; rel="next"'
+    return json_response(orjson.dumps(found.rows), headers=headers)

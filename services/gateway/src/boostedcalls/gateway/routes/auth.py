@@ -1,0 +1,137 @@
+"""Logging in, staying logged in, logging out, and (where the operator allows it) signing up."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Request
+from pydantic import AfterValidator, Field
+from starlette.responses import Response
+
+from boostedcalls.common.errors import problem
+from boostedcalls.common.messages.base import Answer, Email, Model
+from boostedcalls.gateway.auth import issue_access
+from boostedcalls.gateway.deps import Deps, deps_of
+from boostedcalls.gateway.forward import json_response
+from boostedcalls.gateway.passwords import MAX_BYTES, MIN_BYTES
+from boostedcalls.gateway.problems import BODY, errors
+from boostedcalls.gateway.routing import open_router
+from boostedcalls.gateway.users import close_session, find_user, insert_user, open_session, replace_hash, rotate
+
+router = open_router("Authentication")
+
+_NO_STORE = {"Cache-Control": "no-store"}
+_FAULTS = (*BODY, "unavailable", "internal_error")
+
+
+def _no_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("must not contain the NUL character")
+    return text
+
+
+def _bounded(password: str) -> str:
+    if len(password.encode()) > MAX_BYTES:
+        raise ValueError(f"must not be longer than {MAX_BYTES} bytes")
+    return password
+
+
+def _strong(password: str) -> str:
+    if len(password.encode()) < MIN_BYTES:
+        raise ValueError(f"must have at least {MIN_BYTES} bytes")
+    return password
+
+
+Username = Annotated[str, Field(min_length=1, max_length=254), AfterValidator(_no_nul)]
+Password = Annotated[str, Field(min_length=1, max_length=MAX_BYTES), AfterValidator(_bounded)]
+NewPassword = Annotated[Password, AfterValidator(_strong)]
+RefreshToken = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class Login(Model):
+    username: Username = Field(description="The e-mail address, in any case", examples=["user@example.com"])
+    password: Password = Field(examples=["your-password"])
+
+
+class Refresh(Model):
+    refresh: RefreshToken = Field(examples=["k3Jx0c7mGf9w1Yb6uVh2sQ8zTn4rLd5pAeXoRiMyWqE"])
+
+
+class Tokens(Answer):
+    access: str = Field(description="A JWT for the header `Authorization: Bearer`; good for 15 minutes")
+    refresh: str = Field(description="Good for one refresh")
+
+
+class Signup(Model):
+    email: Email = Field(examples=["user@example.com"])
+    password: NewPassword = Field(description="8 to 1024 bytes", examples=["your-password"])
+
+
+class Account(Answer):
+    id: UUID
+    email: str
+
+
+def _lifetime(deps: Deps) -> timedelta:
+    return timedelta(days=deps.settings.refresh_token_days)
+
+
+def _tokens(deps: Deps, user_id: UUID, refresh: str) -> Response:
+    secret = deps.settings.jwt_secret.get_secret_value()
+    access = issue_access(secret, user_id, timedelta(minutes=deps.settings.access_token_minutes))
+    body = Tokens(access=access, refresh=refresh).model_dump_json().encode()
+    return json_response(body, headers=_NO_STORE)
+
+
+@router.post(
+    "/api/token/",
+    summary="Log in",
+    response_model=Tokens,
+    responses=errors(*_FAULTS, "credentials_invalid"),
+)
+async def create_token(request: Request, login: Login) -> Response:
+    """The same answer, after the same time, for a wrong password and for an unknown user."""
+    deps = deps_of(request)
+    user = await find_user(deps.pool, login.username)
+    right = await deps.passwords.verify(login.password, user.password_hash if user else None)
+    if user is None or not right:
+        raise problem("credentials_invalid")
+    if deps.passwords.outdated(user.password_hash):
+        await replace_hash(deps.pool, user, await deps.passwords.hash(login.password))
+    return _tokens(deps, user.id, await open_session(deps.pool, user.id, _lifetime(deps)))
+
+
+@router.post(
+    "/api/token/refresh/",
+    summary="Refresh an expired access token",
+    response_model=Tokens,
+    responses=errors(*_FAULTS, "token_invalid"),
+)
+async def refresh_token(request: Request, body: Refresh) -> Response:
+    """Answers a new pair. A refresh token is good for one use; a second use ends the session for both parties."""
+    deps = deps_of(request)
+    user_id, successor = await rotate(deps.pool, body.refresh, _lifetime(deps))
+    return _tokens(deps, user_id, successor)
+
+
+@router.post(
+    "/api/auth/signup",
+    status_code=201,
+    summary="Sign up",
+    response_model=Account,
+    responses=errors(*_FAULTS, "not_found", "email_taken"),
+)
+async def signup(request: Request, body: Signup) -> Response:
+    """Only where the operator allows it (`SIGNUP_ENABLED`); elsewhere there is nothing at this address."""
+    deps = deps_of(request)
+    user = await insert_user(deps.pool, body.email, await deps.passwords.hash(body.password))
+    return json_response(Account(id=user.id, email=user.email).model_dump_json().encode(), 201)
+
+
+@router.post("/api/auth/logout", status_code=204, summary="Log out", responses=errors(*_FAULTS))
+async def logout(request: Request, body: Refresh) -> Response:
+    """Ends the session of the refresh token, if it has not ended already. Its access tokens run out within minutes."""
+    await close_session(deps_of(request).pool, body.refresh)
+    return Response(status_code=204)

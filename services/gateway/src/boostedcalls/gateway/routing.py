@@ -1,0 +1,108 @@
+"""How our routes differ from FastAPI's: who asks is settled before the body is read, a body is a JSON object or
+refused, and a path answers with and without its trailing slash.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine
+from email.message import Message
+from typing import Any
+
+from fastapi import APIRouter, Security
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from pydantic_core import from_json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, compile_path
+
+from boostedcalls.common.errors import problem
+from boostedcalls.gateway.auth import authenticate
+from boostedcalls.gateway.deps import CALLER
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class JsonRequest(Request):
+    """A request whose JSON is read strictly: no NaN, no lone surrogates, at most 200 levels deep."""
+
+    async def json(self) -> dict[str, Any]:
+        """Raises ServiceError malformed_body for everything but a JSON object."""
+        if not hasattr(self, "_json"):
+            self._json = _parse_object(self.headers.get("content-type"), await self.body())
+        return self._json
+
+
+def _parse_object(content_type: str | None, body: bytes) -> dict[str, Any]:
+    if content_type is not None:
+        header = Message()
+        header["content-type"] = content_type
+        subtype = header.get_content_subtype()
+        if header.get_content_maintype() != "application" or not (subtype == "json" or subtype.endswith("+json")):
+            raise problem("malformed_body", "The body must be sent as Content-Type: application/json")
+    if not body:
+        raise problem("malformed_body", "The body is missing")
+    try:
+        found = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise problem("malformed_body", f"The body is not valid JSON: {error}"[:300]) from None
+    if not isinstance(found, dict):
+        raise problem("malformed_body")
+    return found  # pyright: ignore[reportUnknownVariableType] - JSON knows only strings as names
+
+
+class OpenRoute(APIRoute):
+    """A route for everybody."""
+
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+
+        async def with_body(request: Request) -> Response:
+            request = JsonRequest(request.scope, request.receive)
+            await request.json()
+            return await handle(request)
+
+        return with_body
+
+
+class UserRoute(OpenRoute):
+    """A route for users. A stranger is told so before a byte of the body is read."""
+
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
+
+        async def with_user(request: Request) -> Response:
+            request.scope[CALLER] = authenticate(request)
+            return await handle(request)
+
+        return with_user
+
+
+def _name(route: APIRoute) -> str:
+    return route.name
+
+
+def open_router(tag: str) -> APIRouter:
+    return APIRouter(route_class=OpenRoute, tags=[tag], strict_content_type=False, generate_unique_id_function=_name)
+
+
+def user_router(tag: str) -> APIRouter:
+    # The dependency is for the OpenAPI document; UserRoute does the checking.
+    scheme = HTTPBearer(scheme_name="bearer", bearerFormat="JWT", auto_error=False)
+    return APIRouter(
+        route_class=UserRoute,
+        tags=[tag],
+        strict_content_type=False,
+        generate_unique_id_function=_name,
+        dependencies=[Security(scheme)],
+    )
+
+
+def both_slashes(route: Route) -> Route:
+    """Let the route answer the same path with and without the trailing slash, without a redirect."""
+    regex, _, _ = compile_path(route.path.removesuffix("/"))
+    route.path_regex = re.compile(regex.pattern.removesuffix("$") + r"/?\Z")
+    return route

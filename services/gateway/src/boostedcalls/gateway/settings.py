@@ -1,0 +1,25 @@
+"""The gateway's settings, its database's and its NATS server's among them: one look says all that is wrong."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from boostedcalls.common.bus import NatsSettings
+from boostedcalls.common.db import DatabaseSettings
+from boostedcalls.common.settings import strong_secret
+
+SHORT_SECRET = 16
+
+
+class GatewaySettings(DatabaseSettings, NatsSettings):
+    host: str = "0.0.0.0"
+    port: int = Field(8000, ge=0, le=65535)
+    jwt_secret: Annotated[SecretStr, AfterValidator(strong_secret)]
+    access_token_minutes: int = Field(15, ge=1, le=60)
+    refresh_token_days: int = Field(30, ge=1, le=365)
+    signup_enabled: bool = False
+    vapi_webhook_secret: SecretStr
+    vapi_webhook_secret_previous: SecretStr | None = None
+    vapi_webhook_hmac_secret: SecretStr | None = None

@@ -1,0 +1,142 @@
+"""The provider's webhook: authenticated by its raw bytes, handed to the webhooks service, its answer handed back.
+
+The hot path: a plain Starlette route. The body is not parsed here; the webhooks service keeps even what is broken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import time
+from typing import Any
+
+from pydantic import SecretStr
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from boostedcalls.common.errors import ServiceError, problem
+from boostedcalls.common.logs import get_logger
+from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK
+from boostedcalls.gateway.deps import caller_of, deps_of
+from boostedcalls.gateway.forward import json_response
+from boostedcalls.gateway.problems import errors
+from boostedcalls.gateway.settings import GatewaySettings
+
+log = get_logger(__name__)
+
+PATH = "/api/calls/webhook/"
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_TIMEOUT = 3.0
+_RETRY_AFTER = 5
+_MAX_AGE = 300
+_TIMESTAMP = re.compile(r"[0-9]{1,16}")
+# A number of seconds beyond this would be in the year 5138: it counts milliseconds.
+_MILLISECONDS = 10**11
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What the provider may prove itself with: secrets for x-vapi-secret, and one for signatures."""
+
+    secrets: tuple[bytes, ...]
+    hmac: bytes | None
+
+
+def keys(settings: GatewaySettings) -> Keys:
+    found = (settings.vapi_webhook_secret, settings.vapi_webhook_secret_previous)
+    return Keys(tuple(_bytes(secret) for secret in found if secret), _bytes(settings.vapi_webhook_hmac_secret) or None)
+
+
+def _bytes(secret: SecretStr | None) -> bytes:
+    return secret.get_secret_value().encode() if secret else b""
+
+
+def _same(left: bytes, right: bytes) -> bool:
+    """Compared by digest, so that the time says nothing of where, or after how many bytes, they differ."""
+    return hmac.compare_digest(hashlib.sha256(left).digest(), hashlib.sha256(right).digest())
+
+
+def secret_is_right(given: bytes, secrets: Sequence[bytes]) -> bool:
+    """Nothing given, or nothing configured, is never right."""
+    found = [_same(given, secret) for secret in secrets if secret]
+    return bool(given) and any(found)
+
+
+def signature_is_right(signature: str, timestamp: str, body: bytes, secret: bytes | None, now: float) -> bool:
+    """Whether the signature is hex HMAC-SHA256 of `<timestamp>.<body>`, no older or newer than 300 s.
+
+    `timestamp` is in seconds or milliseconds, `now` in seconds.
+    """
+    if not secret or not signature or not _TIMESTAMP.fullmatch(timestamp):
+        return False
+    at = int(timestamp)
+    if abs(now - (at / 1000 if at > _MILLISECONDS else at)) > _MAX_AGE:
+        return False
+    expected = hmac.new(secret, timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
+    return _same(signature.removeprefix("sha256=").lower().encode(), expected.encode())
+
+
+async def webhook(request: Request) -> Response:
+    if request.method != "POST":
+        raise HTTPException(405, headers={"Allow": "POST"})
+    deps = deps_of(request)
+    expected: Keys = request.app.state.webhook_keys
+    headers = request.headers
+    trusted = secret_is_right(headers.get("x-vapi-secret", "").encode("latin-1"), expected.secrets)
+    if not trusted and not expected.hmac:
+        # A stranger's body is not even read.
+        raise problem("webhook_auth_failed")
+    body = await request.body()
+    if not trusted and not signature_is_right(
+        headers.get("x-signature", ""), headers.get("x-timestamp", ""), body, expected.hmac, time()
+    ):
+        raise problem("webhook_auth_failed")
+    try:
+        answer = await deps.bus.request(INGEST_WEBHOOK, body, caller_of(request), timeout=_TIMEOUT)
+    except ServiceError as error:
+        log.error("webhook_not_taken", code=error.code, detail=error.detail, error_id=error.error_id)
+        raise problem("unavailable", retry_after=_RETRY_AFTER) from None
+    return json_response(answer)
+
+
+ROUTE = Route(PATH, webhook, methods=_METHODS)
+
+OPERATION: dict[str, Any] = {
+    "tags": ["Calls"],
+    "summary": "Receive the provider's report of a call",
+    "description": "For the provider alone. 200 means that the report is stored durably.",
+    "operationId": "receive_webhook",
+    "security": [{"webhookSecret": []}, {"webhookSignature": []}],
+    "requestBody": {
+        "required": True,
+        "description": "The provider's envelope. Whatever it is: authenticated bytes are kept.",
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    },
+    "responses": {
+        "200": {
+            "description": "Stored. Messages that want an answer (tool calls, say) get theirs instead of `ok`.",
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        },
+        **{
+            str(status): answer
+            for status, answer in errors(
+                "webhook_auth_failed", "payload_too_large", "unavailable", "internal_error"
+            ).items()
+        },
+    },
+}
+
+SECURITY_SCHEMES: dict[str, Any] = {
+    "webhookSecret": {"type": "apiKey", "in": "header", "name": "x-vapi-secret"},
+    "webhookSignature": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "x-signature",
+        "description": "Hex HMAC-SHA256 of `<x-timestamp>.<body>`, where the operator configured its key",
+    },
+}

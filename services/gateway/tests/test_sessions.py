@@ -1,0 +1,177 @@
+"""Logging in, refreshing, logging out: each refresh token is good for one use, and a second use ends the session."""
+
+import asyncio
+from datetime import timedelta
+
+import jwt
+import pytest
+
+from boostedcalls.common.db import transaction
+from boostedcalls.gateway.users import find_user, open_session, rotate
+
+
+async def log_in(gateway, user):
+    answer = await gateway.client.post("/api/token/", json={"username": user.email, "password": gateway.password})
+    assert answer.status_code == 200
+    return answer
+
+
+async def refresh(gateway, token):
+    return await gateway.client.post("/api/token/refresh/", json={"refresh": token})
+
+
+async def test_login_answers_an_access_token_for_the_user_and_a_refresh_token(gateway):
+    user = await gateway.add_user()
+    answer = await log_in(gateway, user)
+    assert answer.headers["cache-control"] == "no-store"
+    tokens = answer.json()
+    assert tokens.keys() == {"access", "refresh"}
+    claims = jwt.decode(tokens["access"], gateway.jwt_secret, algorithms=["HS256"], audience="boostedcalls")
+    assert claims["sub"] == str(user.id)
+    assert claims["exp"] - claims["iat"] == 15 * 60
+    used = await gateway.client.get(
+        "/api/calls/pending-count/", headers={"Authorization": f"Bearer {tokens['access']}"}
+    )
+    gateway.is_problem(used, 503, "unavailable")
+
+
+async def test_username_is_taken_in_any_case(gateway):
+    user = await gateway.add_user()
+    login = {"username": f" {user.email.upper()}", "password": gateway.password}
+    assert (await gateway.client.post("/api/token/", json=login)).status_code == 200
+
+
+@pytest.mark.parametrize("username", ["nobody@example.com", "no address", "@", "ü" * 254])
+async def test_unknown_user_and_wrong_password_get_the_same_answer(gateway, username):
+    user = await gateway.add_user()
+    wrong = await gateway.client.post("/api/token/", json={"username": user.email, "password": "wrong password"})
+    unknown = await gateway.client.post("/api/token/", json={"username": username, "password": gateway.password})
+    first, second = (gateway.is_problem(answer, 401, "credentials_invalid") for answer in (wrong, unknown))
+    assert first.pop("request_id") != second.pop("request_id")
+    assert first == second
+    assert wrong.headers["www-authenticate"] == unknown.headers["www-authenticate"] == "Bearer"
+
+
+async def test_refresh_rotates_the_token(gateway):
+    first = (await log_in(gateway, await gateway.add_user())).json()["refresh"]
+    answer = await refresh(gateway, first)
+    assert answer.status_code == 200
+    assert answer.json().keys() == {"access", "refresh"}
+    assert answer.json()["refresh"] != first
+    assert (await refresh(gateway, answer.json()["refresh"])).status_code == 200
+
+
+async def test_second_use_of_a_refresh_token_ends_its_session_and_no_other(gateway):
+    user = await gateway.add_user()
+    stolen, other = [(await log_in(gateway, user)).json()["refresh"] for _ in range(2)]
+    successor = (await refresh(gateway, stolen)).json()["refresh"]
+    answer = await refresh(gateway, stolen)
+    gateway.is_problem(answer, 401, "token_invalid")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    gateway.is_problem(await refresh(gateway, successor), 401, "token_invalid")
+    assert (await refresh(gateway, other)).status_code == 200
+
+
+async def test_of_parallel_uses_one_wins_and_the_session_ends(gateway):
+    first = (await log_in(gateway, await gateway.add_user())).json()["refresh"]
+    answers = await asyncio.gather(*(refresh(gateway, first) for _ in range(8)))
+    (winner,) = [answer for answer in answers if answer.status_code == 200]
+    assert sum(answer.status_code == 401 for answer in answers) == 7
+    gateway.is_problem(await refresh(gateway, winner.json()["refresh"]), 401, "token_invalid")
+
+
+async def test_expired_refresh_token_is_refused(gateway):
+    user = await gateway.add_user()
+    token = await open_session(gateway.deps.pool, user.id, timedelta(seconds=-1))
+    gateway.is_problem(await refresh(gateway, token), 401, "token_invalid")
+
+
+async def test_expired_sessions_go_at_the_next_login(gateway):
+    user = await gateway.add_user()
+    await open_session(gateway.deps.pool, user.id, timedelta(seconds=-1))
+    await log_in(gateway, user)
+    async with transaction(gateway.deps.pool) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM auth.sessions WHERE user_id = $1", user.id) == 1
+
+
+async def test_expired_tokens_of_a_session_go_at_its_next_refresh(gateway):
+    user = await gateway.add_user()
+    pool = gateway.deps.pool
+    first = await open_session(pool, user.id, timedelta(days=1))
+    async with transaction(pool) as connection:
+        await connection.execute(
+            "INSERT INTO auth.refresh_tokens (hash, session_id, expires_at, used_at)"
+            " SELECT '\\x00', id, now() - interval '1 day', now() FROM auth.sessions WHERE user_id = $1",
+            user.id,
+        )
+    await rotate(pool, first, timedelta(days=1))
+    async with transaction(pool) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM auth.refresh_tokens WHERE hash = '\\x00'") == 0
+
+
+async def test_neither_tokens_nor_passwords_are_stored_in_clear(gateway):
+    user = await gateway.add_user()
+    token = (await log_in(gateway, user)).json()["refresh"]
+    async with transaction(gateway.deps.pool) as connection:
+        for table in ("users", "sessions", "refresh_tokens"):
+            rows = str(await connection.fetch(f"SELECT * FROM auth.{table}"))  # noqa: S608
+            assert token not in rows
+            assert gateway.password not in rows
+
+
+async def test_logout_ends_the_session(gateway):
+    first = (await log_in(gateway, await gateway.add_user())).json()["refresh"]
+    successor = (await refresh(gateway, first)).json()["refresh"]
+    answer = await gateway.client.post("/api/auth/logout", json={"refresh": successor})
+    assert (answer.status_code, answer.content) == (204, b"")
+    gateway.is_problem(await refresh(gateway, successor), 401, "token_invalid")
+
+
+@pytest.mark.parametrize("token", ["unknown", "é"])
+async def test_logout_of_no_session_is_no_fault(gateway, token):
+    assert (await gateway.client.post("/api/auth/logout", json={"refresh": token})).status_code == 204
+
+
+async def test_access_token_is_no_refresh_token(gateway):
+    tokens = (await log_in(gateway, await gateway.add_user())).json()
+    gateway.is_problem(await refresh(gateway, tokens["access"]), 401, "token_invalid")
+
+
+async def test_hash_of_other_parameters_is_replaced_at_login(gateway):
+    from argon2 import PasswordHasher
+
+    user = await gateway.add_user()
+    weak = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(gateway.password)
+    async with transaction(gateway.deps.pool) as connection:
+        await connection.execute("UPDATE auth.users SET password_hash = $2 WHERE id = $1", user.id, weak)
+    await log_in(gateway, user)
+    found = await find_user(gateway.deps.pool, user.email)
+    assert "$m=19456,t=2,p=1$" in found.password_hash
+    await log_in(gateway, user)
+
+
+LOGIN = {"username": "user@example.com", "password": "some password"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/api/token/", {"username": "user@example.com"}, "password"),
+        ("/api/token/", {"password": "some password"}, "username"),
+        ("/api/token/", {**LOGIN, "username": 1}, "username"),
+        ("/api/token/", {**LOGIN, "username": "a\x00b"}, "username"),
+        ("/api/token/", {**LOGIN, "username": "a" * 255}, "username"),
+        ("/api/token/", {**LOGIN, "password": None}, "password"),
+        ("/api/token/", {**LOGIN, "password": ""}, "password"),
+        ("/api/token/", {**LOGIN, "password": "ü" * 513}, "password"),
+        ("/api/token/", {**LOGIN, "admin": True}, "admin"),
+        ("/api/token/refresh/", {}, "refresh"),
+        ("/api/token/refresh/", {"refresh": ["x"]}, "refresh"),
+        ("/api/token/refresh/", {"refresh": "x" * 501}, "refresh"),
+        ("/api/auth/logout", {"refresh": ""}, "refresh"),
+    ],
+)
+async def test_login_of_the_wrong_shape_names_the_member(gateway, client, path, body, field):
+    found = gateway.is_problem(await client.post(path, json=body), 422, "validation_failed")
+    assert [error["field"] for error in found["errors"]] == [field]
+    assert "some password" not in str(found)

@@ -18,8 +18,9 @@ async def new_bus(nats_server) -> AsyncGenerator[NewBus]:
 
         async def make() -> Bus:
             runtime = Runtime(RuntimeSettings(_env_file=None))
+            bus = await connect(stack, runtime, NatsSettings(nats_url=nats_server.url, _env_file=None), "test")
             stack.callback(runtime.stop)
-            return await connect(stack, runtime, NatsSettings(nats_url=nats_server.url, _env_file=None), "test")
+            return bus
 
         yield make
 

@@ -62,7 +62,7 @@ class World:
         }
         created = timeline_entry(row["id"], "created", "user", row["created_at"], "pending", None)
         async with transaction(self.deps.pool) as connection:
-            return await store.insert(connection, row, self.deps.settings, created, caller().traceparent)
+            return await store.insert(connection, row, created, caller().traceparent)
 
     async def row(self, call_id: UUID) -> store.Row:
         return dict(await self.deps.pool.fetchrow("SELECT * FROM calls.calls WHERE id = $1", call_id) or {})

@@ -108,49 +108,62 @@ async def hang_up(deps: Deps, row: store.Row) -> bool:
     return True
 
 
-async def dispatch(deps: Deps, who: Caller, call_id: UUID) -> None:
-    """Place the call if it is still there to be placed. Returns when the outcome is recorded, or when it is unclear.
-    Raises Unavailable when the database is away before anything was sent."""
+async def dispatch(deps: Deps, who: Caller, call_id: UUID, attempts: int = 100) -> None:
+    """Place the call if it is still there to be placed; up to `attempts` times where nothing was sent, until the call
+    is overdue. Returns when the outcome is recorded, or when it is unclear. Raises Unavailable when the database is
+    away."""
     limited = 0
-    pause = 0.5
-    while True:
-        started = monotonic()
-        async with transaction(deps.pool) as connection:
-            row = await store.claim(connection, call_id, deps.settings)
+    for attempt in range(attempts):
+        row = await _claim(deps, who, call_id)
         if row is None:
-            await _give_up_if_overdue(deps, who, call_id)
-            return
-        if monotonic() - started > _CLAIM_FRESH:
-            DIALS.labels("claim_stale").inc()
             return
         outcome = await deps.vapi.create_call(create_call_body(row, deps.provider))
         DIALS.labels(type(outcome).__name__.lower()).inc()
         match outcome:
-            case Placed(call):
-                log.info("call_placed", call_id=str(call_id), provider_call_id=call["id"])
-                await _adopt(deps, who, row, call, reports.create_answer(call, datetime.now(UTC)))
-                return
-            case Refused(status, message):
-                log.warning("call_refused", call_id=str(call_id), status=status)
-                await _fail(deps, who, row, "rejected", message)
-                return
-            case Unclear(reason):
-                log.warning("call_unclear", call_id=str(call_id), reason=reason)
-                # A first look at once: often the call is there already. The sweep's looks follow in any case.
-                await reconcile(deps, who, row)
-                return
             case NotSent(reason):
                 log.warning("call_not_sent", call_id=str(call_id), reason=reason)
-                wait = pause * random.uniform(0.5, 1)  # noqa: S311
-                pause = min(pause * 2, 8)
+                wait = min(0.5 * 2**attempt, 8) * random.uniform(0.5, 1)  # noqa: S311
             case Limited(after):
                 limited += 1
                 if limited > _MAX_LIMITED or await reconcile(deps, who, row) is not False:
                     return
                 wait = after
+            case _:
+                await _record(deps, who, row, outcome)
+                return
         async with transaction(deps.pool) as connection:
             await store.release(connection, row, wait + 5)
-        await asyncio.sleep(wait)
+        if attempt + 1 < attempts:
+            await asyncio.sleep(wait)
+
+
+async def _claim(deps: Deps, who: Caller, call_id: UUID) -> store.Row | None:
+    """Claim the call, committed; None when it is not ours to send."""
+    started = monotonic()
+    async with transaction(deps.pool) as connection:
+        row = await store.claim(connection, call_id, deps.settings)
+    if row is None:
+        await _give_up_if_overdue(deps, who, call_id)
+        return None
+    if monotonic() - started > _CLAIM_FRESH:
+        DIALS.labels("claim_stale").inc()
+        return None
+    return row
+
+
+async def _record(deps: Deps, who: Caller, row: store.Row, outcome: Placed | Refused | Unclear) -> None:
+    call_id = str(row["id"])
+    match outcome:
+        case Placed(call):
+            log.info("call_placed", call_id=call_id, provider_call_id=call["id"])
+            await _adopt(deps, who, row, call, reports.create_answer(call, datetime.now(UTC)))
+        case Refused(status, message):
+            log.warning("call_refused", call_id=call_id, status=status)
+            await _fail(deps, who, row, "rejected", message)
+        case Unclear(reason):
+            log.warning("call_unclear", call_id=call_id, reason=reason)
+            # A first look at once: often the call is there already. The sweep's looks follow in any case.
+            await reconcile(deps, who, row)
 
 
 async def _fail(deps: Deps, who: Caller, row: store.Row, code: str, message: str) -> None:

@@ -102,7 +102,7 @@ async def create_call(service: Service, who: Caller, request: CreateCall) -> Cal
         limit = deps.settings.max_active_calls_per_user
         if await store.active_calls(connection, who.user) >= limit:
             raise problem("max_active_calls", f"At most {limit} calls may be active at once", retry_after=30)
-        row = await store.insert(connection, columns, deps.settings, created, who.traceparent)
+        row = await store.insert(connection, columns, created, who.traceparent)
     deps.relay.wake()
     placing = service.dispatch(who, row)
     with contextlib.suppress(TimeoutError):

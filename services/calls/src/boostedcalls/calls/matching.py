@@ -146,8 +146,10 @@ async def unpark(connection: Connection, adopted: Sequence[store.Change]) -> Non
 
 async def sweep(connection: Connection, settings: CallsSettings, traceparent: str) -> int:
     """Match parked events whose call is known by now; forget those parked for over a week. Returns how many matched."""
+    # Only fresh ones can have raced with an adoption; the rest are mostly calls that are not ours at all.
     ids = await connection.fetch(
-        "SELECT DISTINCT c.id FROM calls.unmatched u JOIN calls.calls c USING (provider_call_id) LIMIT 100"
+        "SELECT DISTINCT c.id FROM calls.unmatched u JOIN calls.calls c USING (provider_call_id)"
+        " WHERE u.parked_at > now() - interval '10 minutes' LIMIT 100"
     )
     await connection.execute("DELETE FROM calls.unmatched WHERE parked_at < now() - interval '7 days'")
     if not ids:

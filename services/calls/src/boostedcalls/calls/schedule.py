@@ -15,7 +15,7 @@ from boostedcalls.calls.settings import CallsSettings
 from boostedcalls.calls.state import TERMINAL
 
 # A dispatch begins at once; only one that its process never began is found by the sweep.
-_DISPATCH_SWEEP = 5.0
+DISPATCH_SWEEP = timedelta(seconds=5)
 
 
 class Stage(Enum):
@@ -55,7 +55,7 @@ def next_due(row: Mapping[str, Any], settings: CallsSettings, now: datetime) -> 
         case Stage.SETTLED:
             return None
         case Stage.DISPATCH:
-            return now + timedelta(seconds=_DISPATCH_SWEEP)
+            return now + DISPATCH_SWEEP
         case Stage.RECONCILE:
             step = _step(settings.reconcile_steps, row["checks"])
             return max(now, row["dispatch_started_at"] + timedelta(seconds=step))

@@ -178,8 +178,9 @@ async def write(
     return results
 
 
-async def insert(connection: Connection, row: Row, settings: CallsSettings, created: Entry, traceparent: str) -> Row:
+async def insert(connection: Connection, request: Row, created: Entry, traceparent: str) -> Row:
     """Insert a new call (the columns of the request; the rest by default), with timeline, rollups and event."""
+    row = {**request, "due_at": request["created_at"] + schedule.DISPATCH_SWEEP}
     names = ", ".join(row)
     places = ", ".join(f"${place}" for place in range(1, len(row) + 1))
     record = await connection.fetchrow(
@@ -188,8 +189,6 @@ async def insert(connection: Connection, row: Row, settings: CallsSettings, crea
     )
     assert record is not None  # noqa: S101 - RETURNING without ON CONFLICT
     inserted = dict(record)
-    due = schedule.next_due(inserted, settings, inserted["created_at"])
-    await connection.execute("UPDATE calls.calls SET due_at = $2 WHERE id = $1", inserted["id"], due)
     await _write_timeline(connection, [Change(inserted, entries=[created])])
     rollup = _Rollup()
     rollup.add(inserted, 1)

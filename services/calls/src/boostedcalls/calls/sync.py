@@ -39,10 +39,12 @@ log = get_logger(__name__)
 
 STALE = Gauge("boostedcalls_unmatched_oldest_seconds", "Age of the oldest provider event whose call is not known")
 
-_JOB_CALLS = 50
+# So few that a worker is done with a job before it is delivered again, however slow the provider is.
+_JOB_CALLS = 20
 # A claimed call whose job is lost is due again after this long.
 _LEASE = 60
 _LOOKS_AT_ONCE = 8
+_CLAIM_AT_ONCE = 1000
 _LOST_AFTER_CHECKS = 3
 
 _CLAIM_DUE = """
@@ -77,7 +79,7 @@ async def publish_jobs(deps: Deps, bus: Bus) -> None:
 async def _tick(deps: Deps, bus: Bus) -> None:
     who = caller()
     async with transaction(deps.pool) as connection:
-        due = await connection.fetch(_CLAIM_DUE, 20 * _JOB_CALLS, _LEASE)
+        due = await connection.fetch(_CLAIM_DUE, _CLAIM_AT_ONCE, _LEASE)
     await _publish(bus, who, [row["id"] for row in due])
     async with transaction(deps.pool) as connection:
         if await matching.sweep(connection, deps.settings, who.traceparent):
@@ -93,7 +95,7 @@ async def publish_all(deps: Deps, bus: Bus) -> int:
     after = UUID(int=0)
     while True:
         async with transaction(deps.pool) as connection:
-            rows = await connection.fetch(_CLAIM_ALL, 20 * _JOB_CALLS, _LEASE, after)
+            rows = await connection.fetch(_CLAIM_ALL, _CLAIM_AT_ONCE, _LEASE, after)
         if not rows:
             return count
         ids = sorted(row["id"] for row in rows)
@@ -147,8 +149,8 @@ async def look(deps: Deps, bus: Bus, who: Caller, call_id: UUID) -> None:
     row = dict(record)
     match schedule.stage(row):
         case Stage.DISPATCH:
-            await dispatch.dispatch(deps, who, call_id)
-            return
+            # One attempt: if nothing could be sent, the call is due again soon.
+            await dispatch.dispatch(deps, who, call_id, attempts=1)
         case Stage.RECONCILE:
             if await dispatch.reconcile_step(deps, who, row):
                 await _looked(deps, row, None)

@@ -118,9 +118,13 @@ def _caller(headers: dict[str, str]) -> Caller:
 
 async def _handle(bus: Bus, target: Endpoint, request: Request, received: float, slots: asyncio.Semaphore) -> None:
     headers = request.headers or {}
-    who = _caller(headers)
+    try:
+        who = _caller(headers)
+        deadline = received + int(headers.get(TIMEOUT_MS) or 5000) / 1000
+    except ValueError as error:
+        await _refuse(request, _masked(error, target), "")
+        return
     bind(who)
-    deadline = received + int(headers.get(TIMEOUT_MS) or 5000) / 1000
     code = "200"
     try:
         async with slots:

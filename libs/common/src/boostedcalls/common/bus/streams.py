@@ -75,7 +75,7 @@ class Consumer:
 
 
 CALLS_PROVIDER = Consumer(PROVIDER_EVENTS, "calls", batch=128)
-CALLS_JOBS = Consumer(JOBS, "calls", batch=16, ack_wait=120.0)
+CALLS_JOBS = Consumer(JOBS, "calls", batch=1, ack_wait=120.0)
 CONSUMERS = (CALLS_PROVIDER, CALLS_JOBS)
 
 

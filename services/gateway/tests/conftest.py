@@ -17,7 +17,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from boostedcalls.common.bus import Bus, Endpoint, NatsSettings, connect, serve
+from boostedcalls.common.bus import Endpoint, NatsSettings, connect, serve
 from boostedcalls.common.context import Caller
 from boostedcalls.common.db import open_pool
 from boostedcalls.common.runtime import Runtime, RuntimeSettings
@@ -103,10 +103,12 @@ def client(gateway: Gateway) -> httpx2.AsyncClient:
 
 
 @asynccontextmanager
-async def _silent_peer(nats_url: str, *subjects: str) -> AsyncGenerator[Bus]:
-    """A service that takes requests for the subjects and never answers them."""
+async def _silent_peer(nats_url: str, *subjects: str) -> AsyncGenerator[asyncio.Event]:
+    """A service that takes requests for the subjects and never answers them; the event tells that it has one."""
+    asked = asyncio.Event()
 
     async def never(_: Caller, __: bytes) -> bytes:
+        asked.set()
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -115,7 +117,7 @@ async def _silent_peer(nats_url: str, *subjects: str) -> AsyncGenerator[Bus]:
         bus = await connect(stack, runtime, NatsSettings(nats_url=nats_url, _env_file=None), "silent")
         await serve(stack, bus, "silent", "1.0.0", [Endpoint(subject, never) for subject in subjects])
         stack.callback(runtime.stop)
-        yield bus
+        yield asked
 
 
 @pytest.fixture(scope="session")
@@ -126,5 +128,5 @@ def running() -> Callable[..., Any]:
 
 @pytest.fixture
 def silent_peer() -> Callable[..., Any]:
-    """`async with silent_peer(nats_url, *subjects)`: a service that takes requests and never answers them."""
+    """`async with silent_peer(nats_url, *subjects) as asked`: takes requests and never answers them."""
     return _silent_peer

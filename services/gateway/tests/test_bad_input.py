@@ -165,7 +165,18 @@ async def test_body_wrong_in_many_places_gets_a_short_answer(gateway):
     assert max(len(error["field"]) for error in found["errors"]) == 200
 
 
-BAD_IDS = ["me", "0", "019c4a2f-31c4-7d52-8a3e-6b0f9d7c1e2", "%00", "a%00b", "%ff", "%ed%a0%80", "..%2f", "'; --"]
+BAD_IDS = [
+    "me",
+    "0",
+    "019c4a2f-31c4-7d52-8a3e-6b0f9d7c1e2",
+    "%00",
+    "%0a",
+    "a%00b",
+    "%ff",
+    "%ed%a0%80",
+    "..%2f",
+    "'; --",
+]
 
 
 @pytest.mark.parametrize("bad", BAD_IDS)
@@ -287,7 +298,19 @@ async def test_stranger_is_told_so_before_ids_and_parameters_are_judged(gateway,
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/api", "/api/", "/api/nothing/", "/api/calls//", "//api/calls/", "/api/%00", "/api/calls/%0a", "/healthz%0a", "/api/calls/a/b/c/", "/%ff"],
+    [
+        "/",
+        "/api",
+        "/api/",
+        "/api/nothing/",
+        "/api/calls//",
+        "//api/calls/",
+        "/api/%00",
+        "/api/calls/stats/%0a",
+        "/healthz%0a",
+        "/api/calls/a/b/c/",
+        "/%ff",
+    ],
 )
 async def test_address_that_does_not_exist_is_not_found(gateway, path):
     for method in ("GET", "POST", "DELETE"):

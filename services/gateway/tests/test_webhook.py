@@ -51,9 +51,7 @@ async def test_previous_secret_is_let_in_only_while_it_is_configured(gateway, si
     await assert_kept_out(gateway, {"x-vapi-secret": PREVIOUS})
 
 
-@pytest.mark.parametrize(
-    "secret", ["", "wrong", "test-webhook-secre", "test-webhook-secret2", "TEST-WEBHOOK-SECRET"]
-)
+@pytest.mark.parametrize("secret", ["", "wrong", "test-webhook-secre", "test-webhook-secret2", "TEST-WEBHOOK-SECRET"])
 async def test_wrong_secret_is_kept_out(gateway, signing, secret):
     for one in (gateway, signing):
         await assert_kept_out(one, {"x-vapi-secret": secret.encode()})

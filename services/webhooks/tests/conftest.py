@@ -42,7 +42,6 @@ async def webhooks(nats_server) -> AsyncGenerator[Webhooks]:
     nats = NatsSettings(nats_url=nats_server.url, _env_file=None)
     async with AsyncExitStack() as stack:
         runtime = Runtime(RuntimeSettings(health_host="127.0.0.1", health_port=0, _env_file=None))
-        stack.callback(runtime.stop)
         await start(nats, stack, runtime)
         await start(nats, stack, runtime)
         yield Webhooks(await connect(stack, runtime, nats, "test"))

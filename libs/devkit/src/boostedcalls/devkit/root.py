@@ -15,6 +15,8 @@ import pwd
 import sys
 from collections.abc import Callable
 
+_PR_SET_SECUREBITS = 28
+_SECBIT_NO_SETUID_FIXUP = 4
 _PR_SET_KEEPCAPS = 8
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
@@ -43,6 +45,8 @@ def drop_root() -> Callable[[], None] | None:
     def run() -> None:
         if linux:
             libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+            # Postgres asks access(2) about its binaries, which looks at capabilities only with this bit.
+            libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)

@@ -71,8 +71,9 @@ async def change(deps: Deps, who: Caller, call_id: UUID, learned: store.Change) 
     return row
 
 
-async def _adopt(deps: Deps, who: Caller, row: store.Row, call: Json, fact: Fact) -> None:
-    """Record that the provider has the call. Tried for a while: nothing else knows the provider's id yet."""
+async def _adopt(deps: Deps, who: Caller, row: store.Row, call: Json, fact: Fact) -> store.Row | None:
+    """Record that the provider has the call, and return its row; tried for a while, since nothing else knows the
+    provider's id yet. None when the database stayed away: then the sweep finds the call again."""
     learned = store.Change(row, [fact], provider_call_id=str(call["id"]), control_url=control_url(call))
     for attempt in range(_ADOPT_TRIES):
         try:
@@ -83,9 +84,10 @@ async def _adopt(deps: Deps, who: Caller, row: store.Row, call: Json, fact: Fact
             await asyncio.sleep(min(0.5 * 2**attempt, 10))
     else:
         log.error("adoption_left_to_reconcile", call_id=str(row["id"]), provider_call_id=str(call["id"]))
-        return
+        return None
     if adopted["hang_up_wanted"]:
         await hang_up(deps, adopted)
+    return adopted
 
 
 def control_url(call: Json) -> str | None:
@@ -108,15 +110,15 @@ async def hang_up(deps: Deps, row: store.Row) -> bool:
     return True
 
 
-async def dispatch(deps: Deps, who: Caller, call_id: UUID, attempts: int = 100) -> None:
+async def dispatch(deps: Deps, who: Caller, call_id: UUID, attempts: int = 100) -> store.Row | None:
     """Place the call if it is still there to be placed; up to `attempts` times where nothing was sent, until the call
-    is overdue. Returns when the outcome is recorded, or when it is unclear. Raises Unavailable when the database is
-    away."""
+    is overdue. Returns the row in which the outcome was recorded, None while that is unclear. Raises Unavailable when
+    the database is away."""
     limited = 0
     for attempt in range(attempts):
         row = await _claim(deps, who, call_id)
         if row is None:
-            return
+            return None
         outcome = await deps.vapi.create_call(create_call_body(row, deps.provider))
         DIALS.labels(type(outcome).__name__.lower()).inc()
         match outcome:
@@ -126,15 +128,15 @@ async def dispatch(deps: Deps, who: Caller, call_id: UUID, attempts: int = 100) 
             case Limited(after):
                 limited += 1
                 if limited > _MAX_LIMITED or await reconcile(deps, who, row) is not False:
-                    return
+                    return None
                 wait = after
             case _:
-                await _record(deps, who, row, outcome)
-                return
+                return await _record(deps, who, row, outcome)
         async with transaction(deps.pool) as connection:
             await store.release(connection, row, wait + 5)
         if attempt + 1 < attempts:
             await asyncio.sleep(wait)
+    return None
 
 
 async def _claim(deps: Deps, who: Caller, call_id: UUID) -> store.Row | None:
@@ -151,26 +153,27 @@ async def _claim(deps: Deps, who: Caller, call_id: UUID) -> store.Row | None:
     return row
 
 
-async def _record(deps: Deps, who: Caller, row: store.Row, outcome: Placed | Refused | Unclear) -> None:
+async def _record(deps: Deps, who: Caller, row: store.Row, outcome: Placed | Refused | Unclear) -> store.Row | None:
     call_id = str(row["id"])
     match outcome:
         case Placed(call):
             log.info("call_placed", call_id=call_id, provider_call_id=call["id"])
-            await _adopt(deps, who, row, call, reports.create_answer(call, datetime.now(UTC)))
+            return await _adopt(deps, who, row, call, reports.create_answer(call, datetime.now(UTC)))
         case Refused(status, message):
             log.warning("call_refused", call_id=call_id, status=status)
-            await _fail(deps, who, row, "rejected", message)
+            return await _fail(deps, who, row, "rejected", message)
         case Unclear(reason):
             log.warning("call_unclear", call_id=call_id, reason=reason)
             # A first look at once: often the call is there already. The sweep's looks follow in any case.
             await reconcile(deps, who, row)
+            return None
 
 
-async def _fail(deps: Deps, who: Caller, row: store.Row, code: str, message: str) -> None:
+async def _fail(deps: Deps, who: Caller, row: store.Row, code: str, message: str) -> store.Row:
     verdict = Fact(
         Source.OURS, row["created_at"], CallStatus.FAILED, error_code=code, error_message=message[:2000] or None
     )
-    await change(deps, who, row["id"], store.Change(row, [verdict], dispatch_closed=True))
+    return await change(deps, who, row["id"], store.Change(row, [verdict], dispatch_closed=True))
 
 
 async def _give_up_if_overdue(deps: Deps, who: Caller, call_id: UUID) -> None:

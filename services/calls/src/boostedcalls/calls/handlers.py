@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -54,21 +53,22 @@ class Service:
 
     deps: Deps
     bus: Bus
-    dispatches: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+    dispatches: set[asyncio.Task[store.Row | None]] = field(default_factory=set[asyncio.Task[store.Row | None]])
 
-    def dispatch(self, who: Caller, row: store.Row) -> asyncio.Task[None]:
+    def dispatch(self, who: Caller, row: store.Row) -> asyncio.Task[store.Row | None]:
         """Place the call in a task of its own, which outlives the request that asked for it."""
         task = asyncio.create_task(self._dispatch(who, row), name=f"dispatch {row['id']}")
         self.dispatches.add(task)
         task.add_done_callback(self.dispatches.discard)
         return task
 
-    async def _dispatch(self, who: Caller, row: store.Row) -> None:
+    async def _dispatch(self, who: Caller, row: store.Row) -> store.Row | None:
         try:
-            await dispatch.dispatch(self.deps, who, row["id"])
+            return await dispatch.dispatch(self.deps, who, row["id"])
         except Exception as error:
             # The row says how far it got; the sweep goes on from there.
             log.error("dispatch_failed", call_id=str(row["id"]), exc_info=error)
+            return None
 
     async def finish(self) -> None:
         """At stop: let dispatches end, and leave the rest to the sweep of another process."""
@@ -105,10 +105,13 @@ async def create_call(service: Service, who: Caller, request: CreateCall) -> Cal
         row = await store.insert(connection, columns, created, who.traceparent)
     deps.relay.wake()
     placing = service.dispatch(who, row)
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(placing), deps.settings.dispatch_wait)
-    async with reading(deps.pool) as connection:
-        row = await queries.get_call(connection, who.user, row["id"])
+    await asyncio.wait([placing], timeout=deps.settings.dispatch_wait)
+    # The row as the dispatch left it; while its outcome is unclear, as it is now.
+    placed = placing.result() if placing.done() and not placing.cancelled() else None
+    if placed is None:
+        async with reading(deps.pool) as connection:
+            placed = await queries.get_call(connection, who.user, row["id"])
+    row = placed
     if row["error_code"] == "rejected":
         raise problem("provider_error", row["error_message"])
     return queries.call_model(row)

@@ -32,6 +32,11 @@ _MAX_ERRORS = 50
 _MAX_FIELD = 200
 
 
+_EXAMPLE = problem(
+    "validation_failed", errors=[{"field": "name", "message": "String should have at least 1 character"}]
+).to_dict("019b0a6e-5a3c-7cc0-8a55-3f1d2f0c7e11")
+
+
 class ProblemField(BaseModel):
     field: str = Field(examples=["call_goals.0.name"])
     message: str
@@ -40,7 +45,7 @@ class ProblemField(BaseModel):
 class Problem(BaseModel):
     """What every error answers with (RFC 9457). `code` is stable; `title` and `detail` are for people."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
 
     type: str
     title: str
@@ -60,12 +65,7 @@ def errors(*codes: str) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": "; ".join(f"`{code}`: {CODES[code][1]}" for code in found),
-            "content": {
-                MEDIA_TYPE: {
-                    "schema": {"$ref": "#/components/schemas/Problem"},
-                    "example": problem(found[0]).to_dict("019b0a6e-5a3c-7cc0-8a55-3f1d2f0c7e11"),
-                }
-            },
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status, found in sorted(by_status.items())
     }

@@ -1,7 +1,7 @@
 """The transactional outbox: an event is written with the change it tells of, and published afterwards.
 
 The table is `<schema>.outbox` in the schema of the service that uses it (columns: docs/messaging.md). Several replicas
-may relay at once; a row is claimed for 30 s and deleted once the stream has confirmed it. A crash in between means that
+may relay at once; a row is claimed for 15 s and deleted once the stream has confirmed it. A crash in between means that
 it is published again under the same message id, and stored once.
 """
 
@@ -88,7 +88,7 @@ class Relay:
         """Publish up to 200 events, oldest first; return how many were claimed. Raises Unavailable."""
         async with transaction(self._pool) as connection:
             rows = await connection.fetch(
-                f"UPDATE {self._schema}.outbox SET claimed_until = now() + interval '30 seconds' WHERE id IN"  # noqa: S608
+                f"UPDATE {self._schema}.outbox SET claimed_until = now() + interval '15 seconds' WHERE id IN"  # noqa: S608
                 f" (SELECT id FROM {self._schema}.outbox WHERE claimed_until < now() ORDER BY id LIMIT {_BATCH}"
                 " FOR UPDATE SKIP LOCKED) RETURNING id, event_id, type, subject, data, traceparent, at"
             )

@@ -26,7 +26,7 @@ REFUSED = Counter("boostedcalls_webhooks_dead_letters_total", "Webhooks kept as 
 
 _ORIGIN = "webhook"
 # Below the gateway's patience, so that it hears that NATS is away from us and not from a time-out.
-_PUBLISH_SECONDS = 4.0
+_PUBLISH_SECONDS = 2.5
 
 
 async def ingest(bus: Bus, who: Caller, body: bytes) -> bytes:

@@ -71,7 +71,7 @@ class Consumer:
     stream: str
     durable: str
     batch: int
-    ack_wait: float = 30.0
+    ack_wait: float = 10.0
 
 
 CALLS_PROVIDER = Consumer(PROVIDER_EVENTS, "calls", batch=128)

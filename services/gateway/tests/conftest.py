@@ -103,8 +103,17 @@ def client(gateway: Gateway) -> httpx2.AsyncClient:
 
 
 @asynccontextmanager
+async def _peer(nats_url: str, *endpoints: Endpoint) -> AsyncGenerator[None]:
+    async with AsyncExitStack() as stack:
+        runtime = Runtime(RuntimeSettings(_env_file=None))
+        bus = await connect(stack, runtime, NatsSettings(nats_url=nats_url, _env_file=None), "peer")
+        await serve(stack, bus, "peer", "1.0.0", endpoints)
+        stack.callback(runtime.stop)
+        yield
+
+
+@asynccontextmanager
 async def _silent_peer(nats_url: str, *subjects: str) -> AsyncGenerator[asyncio.Event]:
-    """A service that takes requests for the subjects and never answers them; the event tells that it has one."""
     asked = asyncio.Event()
 
     async def never(_: Caller, __: bytes) -> bytes:
@@ -112,11 +121,7 @@ async def _silent_peer(nats_url: str, *subjects: str) -> AsyncGenerator[asyncio.
         await asyncio.Event().wait()
         raise AssertionError
 
-    async with AsyncExitStack() as stack:
-        runtime = Runtime(RuntimeSettings(_env_file=None))
-        bus = await connect(stack, runtime, NatsSettings(nats_url=nats_url, _env_file=None), "silent")
-        await serve(stack, bus, "silent", "1.0.0", [Endpoint(subject, never) for subject in subjects])
-        stack.callback(runtime.stop)
+    async with _peer(nats_url, *(Endpoint(subject, never) for subject in subjects)):
         yield asked
 
 
@@ -124,6 +129,12 @@ async def _silent_peer(nats_url: str, *subjects: str) -> AsyncGenerator[asyncio.
 def running() -> Callable[..., Any]:
     """`async with running(dsn, nats_url, **settings) as gateway`: one more gateway."""
     return _running
+
+
+@pytest.fixture
+def peer() -> Callable[..., Any]:
+    """`async with peer(nats_url, *endpoints)`: a service with these endpoints."""
+    return _peer
 
 
 @pytest.fixture

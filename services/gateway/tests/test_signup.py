@@ -54,6 +54,7 @@ async def test_account_of_the_wrong_shape_names_the_member(gateway, open_gateway
         ("password", "1234567"),
         ("password", "ü" * 513),
         ("password", 12345678),
+        ("password", "a\x00bcdefgh"),
         ("is_admin", True),
     ]:
         answer = await open_gateway.client.post("/api/auth/signup", json=account(**{field: value}))

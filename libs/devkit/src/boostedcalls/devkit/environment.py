@@ -61,7 +61,7 @@ def parts(env: Mapping[str, str]) -> list[str]:
 
 def kept_secrets(home: Path) -> dict[str, str]:
     """The secrets of this home, made on its first start. Raises DevkitError when the file is damaged."""
-    path = private_folder(home) / "secrets.json"
+    path = private_folder(home, passable=True) / "secrets.json"
     try:
         kept: dict[str, str] = json.loads(path.read_text())
     except FileNotFoundError:

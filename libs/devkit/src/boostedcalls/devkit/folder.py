@@ -12,10 +12,13 @@ from pathlib import Path
 from boostedcalls.devkit.errors import DevkitError
 
 
-def private_folder(path: Path) -> Path:
-    """Make a folder, with its parents, that only its owner may enter. An existing folder keeps its mode."""
+def private_folder(path: Path, *, passable: bool = False) -> Path:
+    """Make a folder, with its parents, that only its owner may enter. An existing folder keeps its mode.
+
+    `passable`: as root, others may pass through it to what is theirs below, but not list it (see `root`).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir(mode=0o700, exist_ok=True)
+    path.mkdir(mode=0o711 if passable and os.geteuid() == 0 else 0o700, exist_ok=True)
     return path
 
 

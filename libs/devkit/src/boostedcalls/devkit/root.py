@@ -4,7 +4,8 @@ The child becomes `nobody` and keeps only CAP_DAC_OVERRIDE (the right to pass by
 So it reaches its binaries and its data wherever they are, below a /root of mode 700 too, and nothing needs to be
 copied, moved or opened up. The other ways were worse: a user namespace is forbidden in a default Docker container,
 and a copy in a world-readable folder costs 40 MB, leaves the checkout's folder, and a /tmp is emptied at reboot.
-Where ambient capabilities do not exist the uid alone is dropped: then the folders must be reachable by `nobody`.
+Where ambient capabilities do not exist (gVisor) the uid alone is dropped: that works where `nobody` can reach the
+folders, so those of our own making let others pass.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from pathlib import Path
 from boostedcalls.devkit import demo, environment
 from boostedcalls.devkit.console import Console
 from boostedcalls.devkit.errors import DevkitError
-from boostedcalls.devkit.folder import locked
+from boostedcalls.devkit.folder import locked, private_folder
 from boostedcalls.devkit.net import reserved_port
 from boostedcalls.devkit.servers import CHECKOUT
 from boostedcalls.devkit.stack import Stack
@@ -66,6 +66,7 @@ async def _run(console: Console) -> None:
     env = environment.given(Path.cwd())
     home = environment.home_folder(env, CHECKOUT)
     port, parts = environment.gateway_port(env), environment.parts(env)
+    private_folder(home, passable=True)
     async with locked(home, "make run"):
         with reserved_port(port):
             pass

@@ -136,6 +136,7 @@ async def postgres_server(folder: Path, *, durable: bool = True, log: Path | Non
     `durable=False` switches fsync off: for tests only. Raises DevkitError when it cannot start or another instance
     uses the folder.
     """
+    private_folder(folder, passable=True)
     async with locked(folder, "postgres") as lock:
         data = folder / "data"
         password = await _initialise(folder, data, durable=durable, lock=lock)

@@ -143,7 +143,7 @@ class Stack:
         await self.start(name, index)
 
     async def __aenter__(self) -> Self:
-        private_folder(self.home)
+        private_folder(self.home, passable=True)
         private_folder(self.home / "logs")
         try:
             await self._start()

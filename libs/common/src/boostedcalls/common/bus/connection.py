@@ -90,7 +90,8 @@ class Bus:
         try:
             message = await self.client.request(subject, data, timeout=timeout, headers=_headers(who, timeout))
         except NoRespondersError:
-            raise problem("unavailable", f"Nothing answers for {subject}", retry_after=1) from None
+            log.warning("no_responders", subject=subject)
+            raise problem("unavailable", retry_after=1) from None
         except NatsTimeout:
             raise problem("timeout") from None
         except (NatsError, OSError) as error:

@@ -18,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 import nats.micro
+from nats.errors import Error as NatsError
 from nats.micro.request import Request
 from prometheus_client import Histogram
 from pydantic import BaseModel, ValidationError
@@ -98,6 +99,8 @@ async def serve(stack: AsyncExitStack, bus: Bus, name: str, version: str, endpoi
         await service.add_endpoint(
             name=target.subject.replace(".", "-"), subject=target.subject, handler=accept(target)
         )
+    # Not before the server knows of the subscriptions may this process call itself ready.
+    await bus.client.flush()
 
     async def stop() -> None:
         with contextlib.suppress(Exception):
@@ -109,6 +112,10 @@ async def serve(stack: AsyncExitStack, bus: Bus, name: str, version: str, endpoi
             await asyncio.gather(*late, return_exceptions=True)
 
     stack.push_async_callback(stop)
+    # The subscriptions wait in the client's buffer: to ask before the server has them would find no responders. Should
+    # NATS go away just now, it gets them when it is back.
+    with contextlib.suppress(NatsError):
+        await bus.client.flush(timeout=2)
 
 
 def _caller(headers: dict[str, str]) -> Caller:

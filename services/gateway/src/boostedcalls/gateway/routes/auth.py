@@ -45,9 +45,9 @@ def _strong(password: str) -> str:
 
 
 Username = Annotated[str, Field(min_length=1, max_length=254), AfterValidator(_no_nul)]
-Password = Annotated[str, Field(min_length=1, max_length=MAX_BYTES), AfterValidator(_bounded)]
+Password = Annotated[str, Field(min_length=1, max_length=MAX_BYTES), AfterValidator(_no_nul), AfterValidator(_bounded)]
 NewPassword = Annotated[Password, AfterValidator(_strong)]
-RefreshToken = Annotated[str, Field(min_length=1, max_length=500)]
+RefreshToken = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_no_nul)]
 
 
 class Login(Model):

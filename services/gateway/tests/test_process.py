@@ -1,0 +1,221 @@
+"""The process and its commands, run as an operator runs them."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import asyncpg
+import httpx2
+import pytest
+
+from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK
+
+PYTHON = [sys.executable, "-m", "boostedcalls.gateway"]
+PASSWORD = "a good password"
+
+
+@pytest.fixture
+def environment(dsn, nats_server, tmp_path):
+    """Nothing of the developer's own environment, and no `.env`."""
+    return {
+        "PATH": os.defpath,
+        "HOME": str(tmp_path),
+        "DATABASE_URL": dsn,
+        "NATS_URL": nats_server.url,
+        "JWT_SECRET": "a-jwt-secret-of-more-than-32-bytes",
+        "VAPI_WEBHOOK_SECRET": "a-webhook-secret",
+        "HOST": "127.0.0.1",
+        "PORT": "0",
+    }
+
+
+@asynccontextmanager
+async def process(environment, *arguments, prefix=()):
+    found = await asyncio.create_subprocess_exec(
+        *prefix,
+        *PYTHON,
+        *arguments,
+        env=environment,
+        cwd=environment["HOME"],
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield found
+    finally:
+        if found.returncode is None:
+            found.kill()
+        await found.communicate()
+
+
+async def run(environment, *arguments):
+    async with process(environment, *arguments) as found:
+        out, err = await found.communicate()
+        return found.returncode, out.decode(), err.decode()
+
+
+async def until(found, event):
+    """The log line with this event."""
+    async for line in found.stderr:
+        entry = json.loads(line)
+        if entry["event"] == event:
+            return entry
+    raise AssertionError(f"the process ended without {event}")
+
+
+async def log_in(dsn_user, password, gateway):
+    return await gateway.client.post("/api/token/", json={"username": dsn_user, "password": password})
+
+
+async def test_process_serves_and_ends_in_order_at_sigterm(environment):
+    async with process(environment) as found:
+        address = (await until(found, "listening"))["address"]
+        await until(found, "ready")
+        canary = "canary-3f1d2f0c"
+        async with httpx2.AsyncClient(base_url=f"http://{address}") as client:
+            assert (await client.get("/readyz")).json() == {"nats": True, "database": True}
+            path = f"/api/contacts/{uuid4()}"
+            answer = await client.get(path, params={"q": canary}, headers={"Authorization": f"Bearer {canary}"})
+            assert answer.status_code == 401
+            body = {"username": f"{canary}@example.com", "password": canary}
+            assert (await client.post("/api/token/", json=body)).status_code == 401
+        found.send_signal(signal.SIGTERM)
+        _, err = await found.communicate()
+        assert found.returncode == 0
+        lines = [json.loads(line) for line in err.decode().splitlines()]
+        requests = [line for line in lines if line["event"] == "request"]
+        assert [(line["method"], line["route"], line["status"]) for line in requests] == [
+            ("GET", "/readyz", 200),
+            ("GET", "/api/contacts/{contact_id}/", 401),
+            ("POST", "/api/token/", 401),
+        ]
+        assert requests[1]["request_id"] == answer.headers["x-request-id"]
+        assert all(line["ms"] >= 0 for line in requests)
+        assert canary not in err.decode()
+        assert lines[-1]["event"] == "stopping"
+
+
+async def test_request_at_hand_is_answered_before_the_process_ends(environment, nats_server, silent_peer):
+    async with process(environment) as found, silent_peer(nats_server.url, INGEST_WEBHOOK) as asked:
+        address = (await until(found, "listening"))["address"]
+        async with httpx2.AsyncClient(base_url=f"http://{address}", timeout=30) as client:
+            headers = {"x-vapi-secret": environment["VAPI_WEBHOOK_SECRET"]}
+            waiting = asyncio.create_task(client.post("/api/calls/webhook/", content=b"{}", headers=headers))
+            await asked.wait()
+            found.send_signal(signal.SIGTERM)
+            assert (await waiting).status_code == 503
+        assert await found.wait() == 0
+
+
+async def test_taken_port_is_one_clear_line(environment):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, err = await run({**environment, "PORT": str(port)})
+    assert code == 1
+    (line,) = err.splitlines()
+    assert f"port {port} on 127.0.0.1" in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"JWT_SECRET": ""}, "JWT_SECRET: is missing"),
+        ({"JWT_SECRET": "short"}, "JWT_SECRET: needs at least 32 bytes"),
+        ({"VAPI_WEBHOOK_SECRET": ""}, "VAPI_WEBHOOK_SECRET: is missing"),
+        ({"PORT": "eighty"}, "PORT: "),
+    ],
+)
+async def test_bad_setting_is_one_clear_line(environment, changes, says):
+    code, _, err = await run({**environment, **changes})
+    assert code == 2
+    (line,) = err.splitlines()
+    assert says in line
+    assert "short" not in line.replace(says, "")
+
+
+async def test_user_added_on_the_command_line_can_log_in(gateway, environment):
+    email = f"User-{uuid4()}@Example.com"
+    code, out, err = await run(environment, "user", "add", email, "--password", PASSWORD)
+    assert (code, err) == (0, "")
+    assert email.lower() in out
+    assert PASSWORD not in out
+    assert (await log_in(email.lower(), PASSWORD, gateway)).status_code == 200
+
+
+async def test_user_that_exists_is_left_as_it_is(gateway, environment):
+    email = f"user-{uuid4()}@example.com"
+    await run(environment, "user", "add", email, "--password", PASSWORD)
+    code, out, err = await run(environment, "user", "add", email.upper(), "--password", "another password")
+    assert (code, out) == (1, "")
+    assert "already" in err
+    code, out, _ = await run(environment, "user", "add", email, "--password", "another password", "--if-missing")
+    assert code == 0
+    assert "exists" in out
+    assert (await log_in(email, PASSWORD, gateway)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("email", "password"), [("no address", PASSWORD), ("user@example.com", "short"), ("user@example.com", "x" * 1025)]
+)
+async def test_user_that_cannot_be_is_one_clear_line(environment, email, password):
+    code, out, err = await run(environment, "user", "add", email, "--password", password)
+    assert (code, out) == (1, "")
+    assert len(err.splitlines()) == 1
+    assert password not in err
+
+
+async def ask_for_password(environment, email, answers):
+    """Run `user add` on a terminal, answering its questions; everything that the terminal showed."""
+    terminal = [sys.executable, "-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"]
+    async with process(environment, "user", "add", email, prefix=terminal) as found:
+        shown = b""
+        for question, answer in zip((b"Password: ", b"Once more: "), answers, strict=True):
+            shown += await found.stdout.readuntil(question)
+            found.stdin.write(answer.encode() + b"\n")
+        shown += await found.stdout.read()
+        return await found.wait(), shown.decode()
+
+
+async def test_password_is_asked_for_without_echo(gateway, environment):
+    email = f"user-{uuid4()}@example.com"
+    code, shown = await ask_for_password(environment, email, [PASSWORD, PASSWORD])
+    assert (code, PASSWORD in shown) == (0, False), shown
+    assert (await log_in(email, PASSWORD, gateway)).status_code == 200
+
+
+async def test_two_passwords_that_differ_add_nobody(gateway, environment):
+    email = f"user-{uuid4()}@example.com"
+    code, shown = await ask_for_password(environment, email, [PASSWORD, "another password"])
+    assert code == 1
+    assert "differ" in shown
+    assert (await log_in(email, PASSWORD, gateway)).status_code == 401
+
+
+async def test_migrate_makes_the_schema_once(environment, database):
+    dsn = await database()
+    empty = {**environment, "DATABASE_URL": dsn}
+    code, _, err = await run(empty, "user", "add", "user@example.com", "--password", PASSWORD)
+    assert code == 1
+    assert "migrate" in err
+    assert (await run(empty, "migrate"))[:2] == (0, "auth: 0001_auth.sql\n")
+    assert (await run(empty, "migrate"))[:2] == (0, "auth: up to date\n")
+    connection = await asyncpg.connect(dsn)
+    assert await connection.fetchval("SELECT count(*) FROM auth.users") == 0
+    await connection.close()
+
+
+async def test_openapi_check_tells_an_old_file_from_a_new_one(environment, tmp_path):
+    path = tmp_path / "openapi.json"
+    assert (await run(environment, "openapi", "--check", "--path", str(path)))[0] == 1
+    assert (await run(environment, "openapi", "--path", str(path)))[0] == 0
+    assert (await run(environment, "openapi", "--check", "--path", str(path)))[0] == 0
+    path.write_text(path.read_text().replace("Log in", "Log out", 1))
+    code, _, err = await run(environment, "openapi", "--check", "--path", str(path))
+    assert code == 1
+    assert "out of date" in err

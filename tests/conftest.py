@@ -78,6 +78,11 @@ class User:
         (call,) = (await self.found("/api/calls/", contact_id=contact_id))["data"]
         return call
 
+    async def everything(self) -> Json:
+        """All that the user has, to compare before and after."""
+        paths = ("/api/contacts/", "/api/scripts/", "/api/calls/", "/api/calls/pending-count/")
+        return {path: await self.found(path) for path in paths}
+
     async def wait_for(self, call: Mapping[str, Any] | str, until: Callable[[Json], Any] = is_over) -> Json:
         """Read the call until the predicate holds of it (by default: until it is over). Raises TimeoutError."""
         call_id = call if isinstance(call, str) else call["id"]
@@ -87,6 +92,25 @@ class User:
                 if until(found):
                     return found
                 await asyncio.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def is_problem() -> Callable[[httpx2.Response, int, str], Json]:
+    """Check that an answer is an RFC 9457 document as api.md wants it, with this status and code; return it."""
+
+    def check(answer: httpx2.Response, status: int, code: str) -> Json:
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+        found = answer.json()
+        members = {"type", "title", "status", "detail", "code", "request_id"}
+        assert found.keys() - {"errors"} == members, found
+        assert all(isinstance(found[name], str) and found[name] for name in members - {"status"})
+        assert (found["status"], found["code"]) == (status, code)
+        assert found["request_id"] == answer.headers["x-request-id"]
+        assert ("errors" in found) is (status == 422)
+        assert all(error.keys() == {"field", "message"} for error in found.get("errors", ()))
+        return found
+
+    return check
 
 
 @pytest.fixture(scope="session")
@@ -130,3 +154,29 @@ async def user(running: Stack, sign_up: SignUp) -> User:
 async def stranger(running: Stack, sign_up: SignUp) -> User:
     """Another one, who has nothing to do with `user`."""
     return await sign_up(running.url)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def owner(running: Stack, sign_up: SignUp) -> User:
+    """A user who has a contact, a script, and a call that went well and is settled."""
+    user = await sign_up(running.url)
+    script = await user.made("/api/scripts/", name="Sales Pitch", call_goals=["Qualify lead"])
+    call = await user.place_call("00", script_id=script["id"])
+    await user.wait_for(call, lambda call: is_over(call) and call["cost"] is not None)
+    return user
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def ids(owner: User) -> AsyncGenerator[dict[str, str]]:
+    """The ids of what the owner has. After the test the owner must have the same, unchanged."""
+    before = await owner.everything()
+    found = {"contact_id": before["/api/contacts/"][0]["id"], "script_id": before["/api/scripts/"][0]["id"]}
+    yield found | {"call_id": before["/api/calls/"]["data"][0]["id"]}
+    assert await owner.everything() == before
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def document(running: Stack) -> Json:
+    """What /openapi.json says."""
+    async with httpx2.AsyncClient(base_url=running.url) as http:
+        return (await http.get("/openapi.json")).json()

@@ -1,35 +1,33 @@
-from datetime import UTC, datetime
-from uuid import UUID
+from contextlib import AsyncExitStack
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from boostedcalls.common.errors import ServiceError
-from boostedcalls.contacts.paging import decode_cursor, encode_cursor
-
-moments = st.datetimes(datetime(1970, 1, 1), datetime(9999, 1, 1), timezones=st.just(UTC))
+from boostedcalls.common.context import new_id
+from boostedcalls.common.db import DatabaseSettings, open_pool, transaction
+from boostedcalls.contacts import store
+from boostedcalls.contacts.store import CONTACTS, SCRIPTS
 
 
-@given(moments, st.uuids())
-def test_cursor_survives_the_round_trip_to_the_microsecond(at, object_id):
-    assert decode_cursor(encode_cursor((at, object_id))) == (at, object_id)
-
-
-@given(st.one_of(st.text(max_size=200), st.from_regex(r"[A-Za-z0-9_-]{1,200}", fullmatch=True)))
-def test_foreign_cursor_is_read_or_refused_with_the_field_named(cursor):
-    refused: list[ServiceError] = []
-    try:
-        at, object_id = decode_cursor(cursor)
-        assert at.tzinfo is not None
-        assert isinstance(object_id, UUID)
-    except ServiceError as error:
-        refused.append(error)
-    assert all((error.code, error.errors[0]["field"]) == ("validation_failed", "cursor") for error in refused)
-
-
-@pytest.mark.parametrize("cursor", ["x", "A" * 31, "A" * 33, "f" + "_" * 31, "A" * 16 + "=" * 16, "ä" * 32])
-def test_malformed_cursor_is_refused(cursor):
-    with pytest.raises(ServiceError) as caught:
-        decode_cursor(cursor)
-    assert caught.value.code == "validation_failed"
+@pytest.mark.parametrize("table", [CONTACTS, SCRIPTS], ids=lambda table: table.name)
+async def test_page_reads_no_more_rows_than_it_answers_however_many_there_are(database, table):
+    user_id = new_id()
+    phone, value = (", phone", ", '+12025550100'") if table is CONTACTS else ("", "")
+    async with AsyncExitStack() as stack:
+        pool = await open_pool(stack, DatabaseSettings(database_url=await database("contacts"), _env_file=None), "test")
+        async with transaction(pool) as writer:
+            await writer.execute(
+                f"INSERT INTO contacts.{table.name} (id, user_id, name{phone}) SELECT gen_random_uuid(),"  # noqa: S608
+                f" '{user_id}', 'n'{value} FROM generate_series(1, 5000)"
+            )
+        # No statistics yet, and the plan that suits an average user: the worst that the planner can know.
+        async with transaction(pool) as reader:
+            await reader.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+            rows, cursor = await store.page(reader, table, user_id, None, 20)
+            await store.page(reader, table, user_id, cursor, 20)
+            read = await reader.fetchval(
+                "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables"
+                " WHERE schemaname = 'contacts' AND relname = $1",
+                table.name,
+            )
+    assert len(rows) == 20
+    assert 40 <= read <= 60

@@ -9,7 +9,7 @@ import asyncpg
 
 from boostedcalls.common import subjects
 from boostedcalls.common.context import Caller
-from boostedcalls.common.db import transaction
+from boostedcalls.common.db import connection, transaction
 from boostedcalls.common.errors import problem
 from boostedcalls.common.events import CONTACT_CREATED, CONTACT_DELETED, CONTACT_UPDATED, ContactEvent, EventType
 from boostedcalls.common.messages.base import Nothing
@@ -31,27 +31,27 @@ from boostedcalls.contacts.store import CONTACTS
 
 
 async def list_contacts(deps: Deps, who: Caller, request: ListContacts) -> ContactPage:
-    async with transaction(deps.pool) as connection:
-        total = await store.count(connection, CONTACTS, who.user, request.q)
-        rows, after = await store.page(connection, CONTACTS, who.user, request.cursor, request.limit, request.q)
+    async with transaction(deps.pool) as reader:
+        total = await store.count(reader, CONTACTS, who.user, request.q)
+        rows, after = await store.page(reader, CONTACTS, who.user, request.cursor, request.limit, request.q)
     return ContactPage(total=total, next_cursor=after, data=[_contact(row) for row in rows])
 
 
 async def count_contacts(deps: Deps, who: Caller, _: Nothing) -> Count:
-    async with transaction(deps.pool) as connection:
-        return Count(count=await store.count(connection, CONTACTS, who.user))
+    async with connection(deps.pool) as reader:
+        return Count(count=await store.count(reader, CONTACTS, who.user))
 
 
 async def get_contact(deps: Deps, who: Caller, request: ContactId) -> Contact:
-    async with transaction(deps.pool) as connection:
-        return _contact(await store.get(connection, CONTACTS, who.user, request.contact_id))
+    async with connection(deps.pool) as reader:
+        return _contact(await store.get(reader, CONTACTS, who.user, request.contact_id))
 
 
 async def create_contact(deps: Deps, who: Caller, request: ContactWrite) -> Contact:
     values = _values(deps, request)
-    async with transaction(deps.pool) as connection:
-        row = await store.insert(connection, CONTACTS, who.user, values)
-        await enqueue(connection, SCHEMA, [_event(CONTACT_CREATED, who, row["id"])])
+    async with transaction(deps.pool) as writer:
+        row = await store.insert(writer, CONTACTS, who.user, values)
+        await enqueue(writer, SCHEMA, [_event(CONTACT_CREATED, who, row["id"])])
     deps.relay.wake()
     return _contact(row)
 
@@ -71,19 +71,19 @@ async def update_contact(deps: Deps, who: Caller, request: UpdateContact) -> Con
 
 
 async def delete_contact(deps: Deps, who: Caller, request: ContactId) -> Nothing:
-    async with transaction(deps.pool) as connection:
-        if not await store.delete(connection, CONTACTS, who.user, request.contact_id):
+    async with transaction(deps.pool) as writer:
+        if not await store.delete(writer, CONTACTS, who.user, request.contact_id):
             raise problem("contact_not_found")
-        await enqueue(connection, SCHEMA, [_event(CONTACT_DELETED, who, request.contact_id)])
+        await enqueue(writer, SCHEMA, [_event(CONTACT_DELETED, who, request.contact_id)])
     deps.relay.wake()
     return Nothing()
 
 
 async def _change(deps: Deps, who: Caller, contact_id: UUID, values: dict[str, Any]) -> Contact:
-    async with transaction(deps.pool) as connection:
-        row, changed = await store.change(connection, CONTACTS, who.user, contact_id, values)
+    async with transaction(deps.pool) as writer:
+        row, changed = await store.change(writer, CONTACTS, who.user, contact_id, values)
         if changed:
-            await enqueue(connection, SCHEMA, [_event(CONTACT_UPDATED, who, contact_id)])
+            await enqueue(writer, SCHEMA, [_event(CONTACT_UPDATED, who, contact_id)])
     if changed:
         deps.relay.wake()
     return _contact(row)

@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 
 from boostedcalls.common.context import Caller
-from boostedcalls.common.db import transaction
+from boostedcalls.common.db import connection, transaction
 from boostedcalls.common.errors import problem
 from boostedcalls.common.messages.base import Nothing
 from boostedcalls.common.messages.contacts import (
@@ -26,20 +26,20 @@ from boostedcalls.contacts.store import SCRIPTS
 
 
 async def list_scripts(deps: Deps, who: Caller, request: ListScripts) -> ScriptPage:
-    async with transaction(deps.pool) as connection:
-        total = await store.count(connection, SCRIPTS, who.user)
-        rows, after = await store.page(connection, SCRIPTS, who.user, request.cursor, request.limit)
+    async with transaction(deps.pool) as reader:
+        total = await store.count(reader, SCRIPTS, who.user)
+        rows, after = await store.page(reader, SCRIPTS, who.user, request.cursor, request.limit)
     return ScriptPage(total=total, next_cursor=after, data=[_script(row) for row in rows])
 
 
 async def get_script(deps: Deps, who: Caller, request: ScriptId) -> Script:
-    async with transaction(deps.pool) as connection:
-        return _script(await store.get(connection, SCRIPTS, who.user, request.script_id))
+    async with connection(deps.pool) as reader:
+        return _script(await store.get(reader, SCRIPTS, who.user, request.script_id))
 
 
 async def create_script(deps: Deps, who: Caller, request: ScriptWrite) -> Script:
-    async with transaction(deps.pool) as connection:
-        return _script(await store.insert(connection, SCRIPTS, who.user, request.model_dump(by_alias=True)))
+    async with transaction(deps.pool) as writer:
+        return _script(await store.insert(writer, SCRIPTS, who.user, request.model_dump(by_alias=True)))
 
 
 async def replace_script(deps: Deps, who: Caller, request: ReplaceScript) -> Script:
@@ -55,15 +55,15 @@ async def update_script(deps: Deps, who: Caller, request: UpdateScript) -> Scrip
 
 
 async def delete_script(deps: Deps, who: Caller, request: ScriptId) -> Nothing:
-    async with transaction(deps.pool) as connection:
-        if not await store.delete(connection, SCRIPTS, who.user, request.script_id):
+    async with transaction(deps.pool) as writer:
+        if not await store.delete(writer, SCRIPTS, who.user, request.script_id):
             raise problem("script_not_found")
     return Nothing()
 
 
 async def _change(deps: Deps, who: Caller, script_id: UUID, values: dict[str, Any]) -> Script:
-    async with transaction(deps.pool) as connection:
-        row, _ = await store.change(connection, SCRIPTS, who.user, script_id, values)
+    async with transaction(deps.pool) as writer:
+        row, _ = await store.change(writer, SCRIPTS, who.user, script_id, values)
     return _script(row)
 
 

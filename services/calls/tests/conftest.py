@@ -23,12 +23,21 @@ from boostedcalls.calls.state import timeline_entry
 from boostedcalls.calls.vapi import open_vapi
 from boostedcalls.common import subjects
 from boostedcalls.common.bus import NatsSettings, connect, consume, ensure_streams
-from boostedcalls.common.bus.streams import CALL_EVENTS, CALLS_PROVIDER, DLQ, JOBS, PROVIDER_EVENTS
+from boostedcalls.common.bus.streams import (
+    CALL_EVENTS,
+    CALLS_PROVIDER,
+    DLQ,
+    JOBS,
+    PROVIDER_EVENTS,
+    ensure_consumer,
+)
 from boostedcalls.common.context import caller, new_id
 from boostedcalls.common.db import DatabaseSettings, open_pool, reachable, transaction
 from boostedcalls.common.events import PROVIDER_MESSAGE, ProviderEvent, cloud_event
 from boostedcalls.common.outbox import Relay
 from boostedcalls.common.runtime import Runtime, RuntimeSettings
+
+from .provider import Provider, provider_server
 
 SECRET = "s" * 32
 NO_TRACE = caller().traceparent
@@ -169,6 +178,7 @@ async def make_world(database: Any, nats_server: Any) -> AsyncGenerator[Make]:
             pool = await open_pool(stack, DatabaseSettings(database_url=dsn), "test")
             bus = await connect(stack, runtime, NatsSettings(nats_url=nats_server.url), "test")
             await ensure_streams(bus, PROVIDER_EVENTS, CALL_EVENTS, JOBS, DLQ)
+            await ensure_consumer(bus, CALLS_PROVIDER)
             settings = ProviderSettings(**provider)
             vapi = await open_vapi(stack, settings)
             world = World(
@@ -193,3 +203,9 @@ async def world(make_world: Make) -> World:
 @pytest.fixture
 def user_id() -> UUID:
     return new_id()
+
+
+@pytest_asyncio.fixture
+async def provider() -> AsyncGenerator[Provider]:
+    async with provider_server() as running:
+        yield running

@@ -8,14 +8,17 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from boostedcalls.calls import dispatch, matching, store
+from boostedcalls.calls import consumer, dispatch, matching, store
 from boostedcalls.calls.reports import create_answer
 from boostedcalls.calls.state import JOINED
+from boostedcalls.common.bus import Delivery
 from boostedcalls.common.bus.streams import CALL_EVENTS, DLQ, PROVIDER_EVENTS
 from boostedcalls.common.context import caller, new_id
 from boostedcalls.common.db import transaction
+from boostedcalls.common.events import ProviderEvent
 
-from .conftest import World
+from .conftest import NO_TRACE, World
+from .facts import T0
 
 RESULT = {
     "artifact": {"transcript": "AI: hi\nUser: hello", "messages": [{"role": "bot", "message": "hi"}]},
@@ -160,6 +163,19 @@ async def test_reports_that_come_before_the_provider_id_is_known_are_applied_whe
     assert await world.deps.pool.fetchval("SELECT count(*) FROM calls.unmatched") == 0
 
 
+async def test_reports_are_parked_although_the_numbers_of_a_new_stream_begin_anew(world: World, user_id: UUID) -> None:
+    rows = [await world.insert(user_id) for _ in range(2)]
+    for name in ("before", "after"):
+        event = ProviderEvent(
+            source="webhook", kind="status-update", provider_call_id=name, received_at=T0, message={"status": "ringing"}
+        )
+        async with transaction(world.deps.pool) as connection:
+            await matching.apply(connection, [matching.Arrival(1, event)], world.deps.settings, b"", NO_TRACE)
+    for name, row in zip(("before", "after"), rows, strict=True):
+        await dispatch.change(world.deps, caller(), row["id"], store.Change(row, provider_call_id=name))
+        assert (await world.row(row["id"]))["status"] == "ringing"
+
+
 async def test_a_report_parked_in_the_moment_of_adoption_is_found_by_the_sweep(world: World, user_id: UUID) -> None:
     row = await world.insert(user_id)
     await dispatch.change(world.deps, caller(), row["id"], store.Change(row, provider_call_id="raced"))
@@ -195,6 +211,18 @@ async def test_a_message_that_is_no_event_goes_to_the_dead_letters_and_its_batch
     assert letters[-1]["subject"] == "bc.dlq.PROVIDER_EVENTS"
     assert letters[-1]["data"] == b"{nonsense"
     assert letters[-1]["headers"]["Bc-Reason"].startswith("Poison")
+
+
+async def test_a_number_too_large_for_json_libraries_does_not_stop_its_report(world: World, user_id: UUID) -> None:
+    row = await world.insert(user_id)
+    message = _with_call({**RESULT, "endedReason": "customer-busy", "messages": ["@"]}, "big", row, world)
+    del message["artifact"]
+    event = ProviderEvent(
+        source="webhook", kind="end-of-call-report", provider_call_id="big", received_at=T0, message=message
+    )
+    data = event.model_dump_json().replace('"@"', "9" * 30).encode()
+    await consumer.apply_batch(world.deps, [Delivery("bc.evt.provider.x.big", data, {}, 1, 1, T0)])
+    assert (await world.row(row["id"]))["status"] == "busy"
 
 
 async def test_changes_leave_as_call_events_once_each_with_growing_versions(world: World, user_id: UUID) -> None:

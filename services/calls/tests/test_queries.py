@@ -75,6 +75,28 @@ async def test_filters_narrow_the_page_and_its_total(world: World, user_id: UUID
         assert ([item.id for item in page.data], page.total) == ([row["id"] for row in expected], len(expected)), query
 
 
+async def test_a_page_of_rare_statuses_is_read_from_the_index_and_not_from_every_call(
+    world: World, user_id: UUID
+) -> None:
+    await world.deps.pool.execute(
+        "INSERT INTO calls.calls (id, user_id, created_at, updated_at, contact_id, contact_name, contact_phone,"
+        " assistant_id, phone_number_id, status) SELECT gen_random_uuid(), $1, $2::timestamptz - n * interval '1 s',"
+        " $2, $1, '', '', '', '', CASE WHEN n > 20000 THEN 'busy' ELSE 'completed' END "
+        " FROM generate_series(1, 20400) n",
+        user_id,
+        NOW,
+    )
+    await world.deps.pool.execute("ANALYZE calls.calls")
+    async with world.deps.pool.acquire() as connection:
+        shown = await queries.list_calls(connection, user_id, ListCalls(status=["busy", "voicemail"]))
+        await connection.execute("SELECT pg_stat_force_next_flush()")
+        scanned = await connection.fetch(
+            "SELECT indexrelname AS name, idx_tup_read AS read FROM pg_stat_user_indexes WHERE idx_scan > 0"
+        )
+    assert [item.created_at for item in shown.data] == [NOW - timedelta(seconds=20001 + n) for n in range(20)]
+    assert {row["name"]: row["read"] for row in scanned if row["name"].startswith("calls_")} == {"calls_by_status": 21}
+
+
 @pytest.mark.parametrize("cursor", ["x", "AAAA", "a" * 32, "_" * 32, "-" * 33])
 async def test_a_cursor_that_is_not_ours_is_refused_or_finds_nothing(world: World, user_id: UUID, cursor: str) -> None:
     refusal = (422, "validation_failed")

@@ -80,11 +80,18 @@ def test_an_end_without_a_reason_is_judged_by_whether_the_call_connected(started
     assert fact.status == status
 
 
-def test_a_snapshot_is_final_once_the_call_has_ended_and_its_cost_is_known() -> None:
-    ended = {"status": "ended", "endedReason": "voicemail", "artifact": {"transcript": "t"}, "cost": 0.01}
+def test_a_snapshot_is_final_once_the_call_has_ended_and_its_analysis_and_cost_are_known() -> None:
+    ended = {
+        "status": "ended",
+        "endedReason": "voicemail",
+        "artifact": {"transcript": "t"},
+        "cost": 0.01,
+        "analysis": {},
+    }
     assert snapshot(ended, NOW).final
     assert snapshot(ended, NOW).values["transcript"] == "t"
-    assert not snapshot({name: value for name, value in ended.items() if name != "cost"}, NOW).final
+    for missing in ("endedReason", "cost", "analysis"):
+        assert not snapshot({name: value for name, value in ended.items() if name != missing}, NOW).final
     live = snapshot({"status": "in-progress", "startedAt": "2026-11-22T10:30:09Z"}, NOW)
     assert (live.status, live.final) == ("in-progress", False)
 
@@ -126,7 +133,7 @@ def test_a_time_that_is_none_counts_as_absent(value: Any) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text(),
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers(-(2**63), 2**64 - 1) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )

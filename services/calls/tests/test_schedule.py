@@ -19,6 +19,7 @@ def _row(**changes: Any) -> dict[str, Any]:
         "dispatch_closed": False,
         "hang_up_wanted": False,
         "checks": 0,
+        "synced_at": None,
         **changes,
     }
 

@@ -1,4 +1,5 @@
 import random
+from decimal import Decimal
 from itertools import permutations, product
 
 import pytest
@@ -72,6 +73,16 @@ def test_the_verdict_with_more_authority_wins_in_every_order(weaker: int) -> Non
     chosen = AUTHORITY[weaker : weaker + 3]
     for order in permutations(chosen):
         assert fold(CallState(), order).status is chosen[-1].status
+
+
+def test_of_two_snapshots_of_one_time_the_fuller_result_wins_in_both_orders() -> None:
+    said = [f"AI: hi\nUser: hello {word}" for word in ("a", "bc", "def", "ghij")]
+    costs = [Decimal("0.9"), Decimal("0.09"), Decimal("0.99"), Decimal("1.2")]
+    pairs = zip(said, costs, strict=True)
+    told = [Fact(Source.SNAPSHOT, T0, values={"transcript": text, "cost": cost}) for text, cost in pairs]
+    for order in permutations(told):
+        state = fold(CallState(), order)
+        assert (state.transcript, state.cost) == (said[-1], costs[-1])
 
 
 def test_late_ringing_does_not_reopen_a_completed_call() -> None:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
+from time import monotonic
 from typing import Any
 
 import uvloop
@@ -32,16 +33,23 @@ class Runtime:
         self.settings = settings
         self.stopping = asyncio.Event()
         self.failed = False
+        self._told_at: float | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
 
     def stop(self) -> None:
+        self._told_at = self._told_at or monotonic()
         self.stopping.set()
+
+    def left(self, until: float) -> float:
+        """The seconds left until `until` seconds after the process was told to stop: each step of the end takes what
+        the earlier ones left of the ten seconds there are."""
+        return max(0.0, (self._told_at or monotonic()) + until - monotonic())
 
     def fail(self, reason: str) -> None:
         """End the process with exit code 1: it cannot do its work any more, a fresh one can."""
         log.error("fatal", reason=reason)
         self.failed = True
-        self.stopping.set()
+        self.stop()
 
     def spawn(self, coro: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Run a side task for the process's whole life. One that raises, or returns early, ends the process."""

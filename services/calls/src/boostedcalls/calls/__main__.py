@@ -71,8 +71,8 @@ async def start(stack: AsyncExitStack, runtime: Runtime) -> None:
 
 async def _finish(runtime: Runtime, service: Service, tasks: list[asyncio.Task[None]]) -> None:
     """No request comes in any more: end the dispatches, let the loops come round, then cut short what is left."""
-    await service.finish()
-    await asyncio.wait(tasks, timeout=3)
+    await service.finish(runtime.left(8.5))
+    await asyncio.wait(tasks, timeout=runtime.left(9))
     await runtime.cancel(*tasks)
 
 

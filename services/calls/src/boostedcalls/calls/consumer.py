@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import orjson
 from pydantic import ValidationError
 
 from boostedcalls.calls import matching
@@ -17,7 +18,10 @@ from boostedcalls.common.events import ProviderEvent
 
 def _arrival(delivery: Delivery) -> matching.Arrival:
     try:
-        return matching.Arrival(delivery.sequence, ProviderEvent.model_validate_json(delivery.data))
+        # orjson makes a float of a number that it could not write again as an integer.
+        return matching.Arrival(delivery.sequence, ProviderEvent.model_validate(orjson.loads(delivery.data)))
+    except orjson.JSONDecodeError as error:
+        raise Poison("not a provider event: no JSON") from error
     except ValidationError as error:
         raise Poison(f"not a provider event: {error.error_count()} faults") from error
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from prometheus_client import Counter
 
-from boostedcalls.calls import matching, reports, signing, store
+from boostedcalls.calls import matching, reports, schedule, signing, store
 from boostedcalls.calls.payload import create_call_body
 from boostedcalls.calls.settings import CallsSettings, ProviderSettings
 from boostedcalls.calls.state import Fact, Source
@@ -27,6 +27,7 @@ from boostedcalls.common.errors import Unavailable
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.calls import CallStatus
 from boostedcalls.common.outbox import Relay
+from boostedcalls.common.redact import redact
 
 log = get_logger(__name__)
 
@@ -61,11 +62,11 @@ async def change(deps: Deps, who: Caller, call_id: UUID, learned: store.Change) 
         (learned.row,) = await store.lock(connection, [call_id])
         if learned.provider_call_id:
             if learned.row["provider_call_id"] not in {None, learned.provider_call_id}:
+                # What is said of another call at the provider must not change this one.
                 matching.CONFLICTS.inc()
                 log.error("placed_twice", call_id=str(call_id), provider_call_id=learned.provider_call_id)
-                learned.provider_call_id = None
-            else:
-                await matching.unpark(connection, [learned])
+                return learned.row
+            await matching.unpark(connection, [learned])
         (row,) = await store.write(connection, [learned], deps.settings, who.traceparent)
     deps.relay.wake()
     return row
@@ -141,14 +142,17 @@ async def dispatch(deps: Deps, who: Caller, call_id: UUID, attempts: int = 100) 
 
 async def _claim(deps: Deps, who: Caller, call_id: UUID) -> store.Row | None:
     """Claim the call, committed; None when it is not ours to send."""
-    started = monotonic()
     async with transaction(deps.pool) as connection:
+        started = monotonic()
         row = await store.claim(connection, call_id, deps.settings)
     if row is None:
         await _give_up_if_overdue(deps, who, call_id)
         return None
     if monotonic() - started > _CLAIM_FRESH:
         DIALS.labels("claim_stale").inc()
+        # Nothing was sent under this claim, and nothing will be.
+        async with transaction(deps.pool) as connection:
+            await store.release(connection, row, again_in=0)
         return None
     return row
 
@@ -196,14 +200,16 @@ async def reconcile(deps: Deps, who: Caller, row: store.Row) -> bool | None:
     except ProviderError as error:
         log.warning("list_failed", call_id=str(row["id"]), reason=str(error))
         return None
-    ours = sorted((call for call in listed if _is_ours(deps, row, call)), key=lambda call: str(call.get("createdAt")))
+    # By id: a call on the edge of two windows of the listing is in both.
+    found = {call["id"]: call for call in listed if _is_ours(deps, row, call)}
+    ours = sorted(found.values(), key=lambda call: str(call.get("createdAt")))
     if not ours:
         return False
     if len(ours) > 1:
         log.error("placed_twice", call_id=str(row["id"]), provider_call_ids=[call["id"] for call in ours])
         matching.CONFLICTS.inc()
     log.info("call_found", call_id=str(row["id"]), provider_call_id=ours[0]["id"])
-    await _adopt(deps, who, row, ours[0], reports.snapshot(ours[0], datetime.now(UTC)))
+    await _adopt(deps, who, row, ours[0], reports.snapshot(redact(dict(ours[0])), datetime.now(UTC)))
     return True
 
 
@@ -218,8 +224,10 @@ def _is_ours(deps: Deps, row: store.Row, call: Json) -> bool:
 
 async def reconcile_step(deps: Deps, who: Caller, row: store.Row) -> bool:
     """One look of the sweep for a call whose placing is unclear; the last empty one ends it as `not_placed`. False when
-    the provider could not be asked, so that the look does not count."""
+    the provider could not be asked, so that the look does not count (but not for longer than a call may take)."""
     found = await reconcile(deps, who, row)
+    if found is None and schedule.too_old(row, deps.settings, datetime.now(UTC)):
+        await _fail(deps, who, row, "timed_out", "The provider could not be asked whether it placed the call.")
     if found is False and row["checks"] + 1 >= len(deps.settings.reconcile_steps):
         log.warning("not_placed", call_id=str(row["id"]))
         await _fail(deps, who, row, "not_placed", "The provider has no such call; it is safe to place it anew.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from boostedcalls.calls import dispatch, matching, queries, reports, schedule, store, sync
+from boostedcalls.calls import dispatch, queries, reports, schedule, store, sync
 from boostedcalls.calls.dispatch import Deps
 from boostedcalls.calls.schedule import Stage
 from boostedcalls.calls.state import TERMINAL, Fact, Source, timeline_entry
@@ -45,6 +45,7 @@ log = get_logger(__name__)
 
 _PEER = 3.0
 _ON_READ = 2.0
+_ON_READ_IN_ALL = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,10 @@ class Service:
             log.error("dispatch_failed", call_id=str(row["id"]), exc_info=error)
             return None
 
-    async def finish(self) -> None:
+    async def finish(self, timeout: float) -> None:
         """At stop: let dispatches end, and leave the rest to the sweep of another process."""
         if self.dispatches:
-            _, late = await asyncio.wait(self.dispatches, timeout=8)
+            _, late = await asyncio.wait(self.dispatches, timeout=timeout)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -163,17 +164,23 @@ async def get_call(service: Service, who: Caller, request: CallId) -> Call:
     deps = service.deps
     async with reading(deps.pool) as connection:
         row = await queries.get_call(connection, who.user, request.call_id)
-        claimed = schedule.stage(row) is Stage.FOLLOW and await connection.fetchval(
-            "UPDATE calls.calls SET synced_at = now() WHERE id = $1"
-            " AND (synced_at IS NULL OR synced_at < now() - make_interval(secs => $2)) RETURNING true",
-            row["id"],
-            deps.settings.sync_on_read,
+        # Without a due time nothing more is expected of it.
+        claimed = (
+            schedule.stage(row) is Stage.FOLLOW
+            and row["due_at"]
+            and await connection.fetchval(
+                "UPDATE calls.calls SET synced_at = now() WHERE id = $1"
+                " AND (synced_at IS NULL OR synced_at < now() - make_interval(secs => $2)) RETURNING true",
+                row["id"],
+                deps.settings.sync_on_read,
+            )
         )
     if claimed:
         try:
-            row, _ = await _sync(service, who, row, _ON_READ)
-        except (ProviderError, ServiceError, Unavailable) as error:
-            log.warning("sync_on_read_failed", call_id=str(row["id"]), reason=str(error))
+            async with asyncio.timeout(_ON_READ_IN_ALL):
+                row, _ = await _sync(service, who, row, _ON_READ)
+        except (ProviderError, ServiceError, Unavailable, TimeoutError) as error:
+            log.warning("sync_on_read_failed", call_id=str(row["id"]), reason=str(error) or "timeout")
     return queries.call_model(row)
 
 
@@ -183,10 +190,7 @@ async def _sync(service: Service, who: Caller, row: store.Row, timeout: float) -
     call = await service.deps.vapi.get_call(row["provider_call_id"], timeout)
     event = await sync.record_snapshot(service.bus, who, call)
     learned = store.Change(row, reports.facts_of(event), control_url=dispatch.control_url(call))
-    changed = await dispatch.change(service.deps, who, row["id"], learned)
-    if changed["version"] != row["version"]:
-        matching.CORRECTED.inc()
-    return changed, call
+    return await dispatch.change(service.deps, who, row["id"], learned), call
 
 
 def _provider_problem(error: ProviderError) -> ServiceError:
@@ -257,6 +261,9 @@ async def _hang_up_and_cancel(service: Service, who: Caller, row: store.Row) -> 
             raise _provider_problem(error) from error
         if row["status"] not in TERMINAL:
             raise _provider_problem(refusal) from refusal
+    if row["hang_up_wanted"] or row["status"] == CallStatus.CANCELLED:
+        # Another cancel was quicker.
+        return row
     if row["status"] in TERMINAL:
         raise problem("call_not_cancellable", f"The call is {row['status']}")
     async with transaction(deps.pool) as connection:

@@ -13,7 +13,7 @@ from uuid import UUID
 from prometheus_client import Counter
 
 from boostedcalls.calls import reasons, signing, store
-from boostedcalls.calls.reports import SNAPSHOT, call_of, facts_of
+from boostedcalls.calls.reports import call_of, facts_of
 from boostedcalls.calls.settings import CallsSettings
 from boostedcalls.calls.state import Fact
 from boostedcalls.common.db import Connection
@@ -25,7 +25,6 @@ log = get_logger(__name__)
 PARKED = Counter("boostedcalls_unmatched_events_total", "Provider events whose call was not known when they came")
 CONFLICTS = Counter("boostedcalls_provider_id_conflicts_total", "Reports that claim a call placed under another id")
 UNMAPPED = Counter("boostedcalls_unmapped_ended_reasons_total", "Ended reasons that no rule names")
-CORRECTED = Counter("boostedcalls_corrected_by_sync_total", "Calls changed by a sync: above zero, webhooks are lost")
 LATE = Counter("boostedcalls_late_evidence_total", "Calls that turned up at the provider after they were given up")
 
 
@@ -88,7 +87,7 @@ async def apply(
     await unpark(connection, adopted)
     touched = [change for change in changes.values() if change.facts]
     written = await store.write(connection, touched, settings, traceparent)
-    _count(touched, written, known)
+    _count_unmapped(known)
     return written
 
 
@@ -106,10 +105,7 @@ def _claimed(changes: dict[UUID, store.Change], item: _Known, secret: bytes) -> 
     return change
 
 
-def _count(touched: Sequence[store.Change], written: Sequence[store.Row], known: Sequence[_Known]) -> None:
-    for change, row in zip(touched, written, strict=True):
-        if row is not change.row and any(fact.source == SNAPSHOT for fact in change.facts):
-            CORRECTED.inc()
+def _count_unmapped(known: Sequence[_Known]) -> None:
     for item in known:
         for fact in item.facts:
             if fact.reason is not None and not reasons.is_mapped(fact.reason):

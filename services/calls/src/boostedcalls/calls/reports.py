@@ -113,8 +113,9 @@ def snapshot(call: Json, asked_at: datetime) -> Fact:
     at = moment(call.get("updatedAt")) or asked_at
     values = _values(call, call)
     if call.get("status") == _ENDED:
-        # The provider shows an ended call before it has worked out summary and cost: those make it complete.
-        complete = _text(call.get("endedReason")) is not None and "cost" in values
+        # The provider shows an ended call before it has worked out analysis and cost: those make it complete.
+        worked_out = isinstance(call.get("analysis"), Mapping) and "cost" in values
+        complete = worked_out and _text(call.get("endedReason")) is not None
         return _ended(Source.SNAPSHOT, at, call, call, values, final=complete)
     word = call.get("status")
     return Fact(Source.SNAPSHOT, at, _STATUSES.get(word) if isinstance(word, str) else None, values=values)

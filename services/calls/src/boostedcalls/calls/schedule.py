@@ -16,6 +16,9 @@ from boostedcalls.calls.state import TERMINAL
 
 # A dispatch begins at once; only one that its process never began is found by the sweep.
 DISPATCH_SWEEP = timedelta(seconds=5)
+# Somebody is being called who should not be: so often, and so soon after the last look.
+_HANG_UPS = 6
+_HANG_UP_AGAIN = timedelta(seconds=5)
 
 
 class Stage(Enum):
@@ -45,6 +48,11 @@ def given_up(row: Mapping[str, Any], settings: CallsSettings) -> bool:
     return row["status"] in TERMINAL and row["checks"] >= 2 * len(settings.sync_steps)
 
 
+def too_old(row: Mapping[str, Any], settings: CallsSettings, now: datetime) -> bool:
+    """Whether the call is older than any call can be."""
+    return (now - row["created_at"]).total_seconds() > settings.call_max_age
+
+
 def _step(steps: tuple[float, ...], checks: int) -> float:
     return steps[min(checks, len(steps) - 1)]
 
@@ -62,6 +70,6 @@ def next_due(row: Mapping[str, Any], settings: CallsSettings, now: datetime) -> 
         case Stage.FOLLOW:
             if given_up(row, settings):
                 return None
-            if row["hang_up_wanted"] and row["checks"] == 0:
-                return now
+            if row["hang_up_wanted"] and row["checks"] < _HANG_UPS:
+                return max(now, row["synced_at"] + _HANG_UP_AGAIN) if row["synced_at"] else now
             return now + timedelta(seconds=_step(settings.sync_steps, row["checks"]))

@@ -5,7 +5,7 @@ values, so the join is commutative, associative and idempotent: any order of the
 same state. The order of arrival is never part of a key.
 
 Status: a rank never goes down, and among terminal verdicts the one with more authority wins. Other fields: authority of
-the source, then the provider's time, then a digest of the value.
+the source, then the provider's time (which late results need not move), then how much it says, then a digest of it.
 """
 
 from __future__ import annotations
@@ -133,6 +133,13 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(encoded).hexdigest()[:16]
 
 
+def _weight(value: Any) -> int:
+    """How much a value says: a number by its size, anything else by its length."""
+    if isinstance(value, int | Decimal):
+        return int(value * 1_000_000)
+    return len(orjson.dumps(value, default=str))
+
+
 def _milliseconds(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
@@ -179,7 +186,7 @@ def fold(state: CallState, facts: Iterable[Fact]) -> CallState:
             key: Key = [authority, _ORDER[status_of(fact.reason)], fact.reason]
             offer("ended_reason", key, {"ended_reason": fact.reason})
         for name, value in fact.values.items():
-            offer(name, [authority, _milliseconds(fact.at), _digest(value)], {name: value})
+            offer(name, [authority, _milliseconds(fact.at), _weight(value), _digest(value)], {name: value})
 
     joined = replace(state, **won, final=final, keys=keys)
     return replace(joined, outcome=_outcome(joined.ended_reason, joined.analysed_outcome))

@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import asyncpg
 import orjson
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
 from boostedcalls.calls import dispatch, matching, reports, schedule, store
 from boostedcalls.calls.dispatch import Deps
 from boostedcalls.calls.schedule import Stage
-from boostedcalls.calls.state import TERMINAL, Fact, Source
+from boostedcalls.calls.state import TERMINAL, Fact, Source, fold
 from boostedcalls.calls.vapi import Json, ProviderError
 from boostedcalls.common import subjects
 from boostedcalls.common.bus import Bus, Delivery
@@ -37,6 +37,7 @@ from boostedcalls.common.redact import redact
 
 log = get_logger(__name__)
 
+CORRECTED = Counter("boostedcalls_corrected_by_sync_total", "Calls whose status the schedule's looks had to correct")
 STALE = Gauge("boostedcalls_unmatched_oldest_seconds", "Age of the oldest provider event whose call is not known")
 
 # So few that a worker is done with a job before it is delivered again, however slow the provider is.
@@ -46,6 +47,15 @@ _LEASE = 60
 _LOOKS_AT_ONCE = 8
 _CLAIM_AT_ONCE = 1000
 _LOST_AFTER_CHECKS = 3
+
+# Of a call object and of its artifact: what reports.py and signing.py read.
+_READ = frozenset(
+    {"id", "status", "endedReason", "endedMessage", "createdAt", "updatedAt", "startedAt", "endedAt", "durationSeconds"}
+    | {"cost", "costBreakdown", "analysis", "assistantOverrides", "summary", "recordingUrl", "stereoRecordingUrl"}
+)
+_READ_ARTIFACT = frozenset(
+    {"transcript", "messages", "recording", "recordingUrl", "stereoRecordingUrl", "structuredOutputs"}
+)
 
 _CLAIM_DUE = """
     UPDATE calls.calls SET due_at = now() + make_interval(secs => $2)
@@ -128,6 +138,9 @@ async def work(deps: Deps, bus: Bus, deliveries: Sequence[Delivery]) -> None:
 
     looks: list[Any] = []
     for delivery in deliveries:
+        # Its calls have been claimed anew by now: what piled up while the provider was slow is not asked for twice.
+        if (datetime.now(UTC) - delivery.stored_at).total_seconds() >= _LEASE:
+            continue
         try:
             job = SyncJob.model_validate_json(delivery.data)
         except ValidationError as error:
@@ -164,7 +177,8 @@ async def look(deps: Deps, bus: Bus, who: Caller, call_id: UUID) -> None:
 
 async def _looked(deps: Deps, row: store.Row, control_url: str | None) -> None:
     """Note the look, unless the call has changed meanwhile (then its due time is newer than ours)."""
-    due = schedule.next_due({**row, "checks": row["checks"] + 1}, deps.settings, datetime.now(UTC))
+    now = datetime.now(UTC)
+    due = schedule.next_due({**row, "checks": row["checks"] + 1, "synced_at": now}, deps.settings, now)
     async with transaction(deps.pool) as connection:
         await connection.execute(_LOOKED, row["id"], due, control_url, row["version"])
 
@@ -187,9 +201,13 @@ async def _follow(deps: Deps, bus: Bus, who: Caller, row: store.Row) -> None:
         await _looked(deps, row, None)
         await _give_up(deps, who, row, lost=error.status == 404)
         return
-    await record_snapshot(bus, who, call)
     found = dispatch.control_url(call)
+    # Before the snapshot changes the row; should that not be stored, the job comes again and with it this look.
     await _looked(deps, row, found)
+    event = await record_snapshot(bus, who, call)
+    # Nobody has heard of the call for a while: what changes its status now is what webhooks should have told.
+    if fold(store.state_of(row), reports.facts_of(event)).status != row["status"]:
+        CORRECTED.inc()
     ended = call.get("status") == "ended"
     if row["hang_up_wanted"] and not ended:
         await dispatch.hang_up(deps, {**row, "control_url": found or row["control_url"]})
@@ -201,10 +219,9 @@ async def _give_up(deps: Deps, who: Caller, row: store.Row, *, lost: bool) -> No
     """End a call of which the provider knows nothing, or that is older than any call can be."""
     if row["status"] in TERMINAL:
         return
-    too_old = (datetime.now(UTC) - row["created_at"]).total_seconds() > deps.settings.call_max_age
     if lost and row["checks"] + 1 >= _LOST_AFTER_CHECKS:
         code, message = "lost", "The provider does not know the call any more."
-    elif too_old:
+    elif schedule.too_old(row, deps.settings, datetime.now(UTC)):
         code, message = "timed_out", "The provider did not report the call's end in time."
     else:
         return
@@ -212,14 +229,37 @@ async def _give_up(deps: Deps, who: Caller, row: store.Row, *, lost: bool) -> No
     await dispatch.change(deps, who, row["id"], store.Change(row, [verdict]))
 
 
+def _forms(call: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The call object; only what is read of it; that without its messages."""
+    yield call
+    artifact = call.get("artifact")
+    carried: dict[str, Any] = cast("dict[str, Any]", artifact) if isinstance(artifact, dict) else {}
+    read = {name: value for name, value in call.items() if name in _READ}
+    read["artifact"] = {name: value for name, value in carried.items() if name in _READ_ARTIFACT}
+    yield read
+    yield {**read, "artifact": {name: value for name, value in read["artifact"].items() if name != "messages"}}
+
+
 async def record_snapshot(bus: Bus, who: Caller, call: Json) -> ProviderEvent:
-    """Publish what the provider told us of a call, without its secrets. Raises Unavailable or ServiceError."""
+    """Publish what the provider told us of a call, without its secrets, and as much of it as a message holds. Raises
+    Unavailable, or ServiceError when nothing of it fits."""
+    forms = list(_forms(redact(dict(call))))
+    for form in forms[:-1]:
+        try:
+            return await _record(bus, who, form)
+        except ServiceError as error:
+            if error.code != "payload_too_large":
+                raise
+    return await _record(bus, who, forms[-1])
+
+
+async def _record(bus: Bus, who: Caller, call: dict[str, Any]) -> ProviderEvent:
     event = ProviderEvent(
         source="sync",
         kind=reports.SNAPSHOT,
         provider_call_id=str(call["id"]),
         received_at=datetime.now(UTC),
-        message={"call": redact(dict(call))},
+        message={"call": call},
     )
     subject = subjects.provider_event(event.kind, event.provider_call_id)
     event_id = str(new_id())

@@ -8,6 +8,7 @@ refused, and what is unclear.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
+import orjson
 
 from boostedcalls.calls.settings import ProviderSettings
 from boostedcalls.common.logs import get_logger
@@ -76,15 +78,29 @@ class ProviderError(Exception):
         self.status = status
 
 
+def _decoded(response: httpx.Response) -> Any:
+    """The answer's JSON, fit to be written as JSON again. Raises ValueError."""
+    try:
+        return orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        pass
+    # JavaScript writes half an emoji, where it cut a text, as a lone surrogate; a call must not be lost for it.
+    try:
+        lenient = json.loads(response.content, parse_constant=lambda _: None)
+        return orjson.loads(json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
 def _message(response: httpx.Response) -> str:
     """The provider's own words, from its error body {"message": str | [str], ...}."""
     try:
-        found = response.json().get("message")
+        found = _decoded(response).get("message")
     except (ValueError, AttributeError):
         found = None
     if isinstance(found, list):
         found = "; ".join(str(part) for part in cast("list[Any]", found))
-    return str(found or f"HTTP {response.status_code}")[:500]
+    return str(found or f"HTTP {response.status_code}").replace("\x00", "")[:500]
 
 
 def _retry_after(response: httpx.Response) -> float:
@@ -122,7 +138,7 @@ class Vapi:
         if status not in {200, 201}:
             return Unclear(f"HTTP {status}")
         try:
-            call = response.json()
+            call = _decoded(response)
         except ValueError:
             return Unclear("an answer that is no JSON")
         if not isinstance(call, dict) or not isinstance(cast("Json", call).get("id"), str):
@@ -138,15 +154,15 @@ class Vapi:
         if response.status_code != 200:
             raise ProviderError(_message(response), response.status_code)
         try:
-            return response.json()
+            return _decoded(response)
         except ValueError:
             raise ProviderError("an answer that is no JSON", 200) from None
 
     async def get_call(self, provider_call_id: str, timeout: float = _QUERY) -> Json:
         """The provider's call object. Raises ProviderError, with status 404 when it does not know the call."""
         found = await self._get(f"/call/{provider_call_id}", timeout=timeout)
-        if not isinstance(found, dict):
-            raise ProviderError("an answer that is no object", 200)
+        if not isinstance(found, dict) or not isinstance(cast("Json", found).get("id"), str):
+            raise ProviderError("an answer that is no call", 200)
         return cast("Json", found)
 
     async def list_calls(self, since: datetime, until: datetime) -> list[Json]:
@@ -184,7 +200,7 @@ class Vapi:
     async def end_call(self, control_url: str) -> None:
         """Hang up a live call. The URL is a capability: our key is not sent along. Raises ProviderError."""
         if not self.may_control(control_url):
-            raise ProviderError("the control URL is not the provider's")
+            raise ProviderError("the call has no control URL of the provider's", 409)
         try:
             async with asyncio.timeout(_QUERY):
                 response = await self._dialling.post(control_url, json={"type": "end-call"})

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from time import monotonic
+from typing import Any
 
-import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
@@ -134,7 +134,7 @@ class Bus:
             pause = min(pause * 2, 0.25)
 
 
-def _callbacks(runtime: Runtime) -> dict[str, Callable[..., Awaitable[None]]]:
+def _callbacks(runtime: Runtime) -> dict[str, Any]:
     """What nats-py tells us. It awaits these in its read loop, so they only log."""
 
     async def on_error(error: Exception) -> None:
@@ -160,27 +160,34 @@ def _callbacks(runtime: Runtime) -> dict[str, Callable[..., Awaitable[None]]]:
 
 
 async def connect(stack: AsyncExitStack, runtime: Runtime, settings: NatsSettings, name: str) -> Bus:
-    """Connect, waiting up to 30 s for the server; the connection closes with the stack. Raises Unavailable."""
-    deadline = monotonic() + _PATIENCE
-    while True:
-        try:
-            client = await nats.connect(
-                settings.nats_url.get_secret_value().split(","),
-                name=f"boostedcalls-{name}",
-                inbox_prefix=f"_INBOX_{name}",
-                connect_timeout=2,
-                reconnect_time_wait=0.2,
-                max_reconnect_attempts=-1,
-                ping_interval=5,
-                max_outstanding_pings=2,
-                pending_size=-1,
-                **_callbacks(runtime),
-            )
-            break
-        except (NatsError, OSError, TimeoutError) as error:
-            if monotonic() > deadline or runtime.stopping.is_set():
-                raise Unavailable(f"NATS does not answer: {error}") from error
-            await asyncio.sleep(0.2)
+    """Connect, waiting up to 30 s for the server; the connection closes with the stack. Raises Unavailable, also when
+    the process is told to stop meanwhile."""
+    client = Client()
+    # A client that reconnects for ever also tries its first connection for ever, and hears of no wish to stop.
+    connecting = asyncio.create_task(
+        client.connect(
+            settings.nats_url.get_secret_value().split(","),
+            name=f"boostedcalls-{name}",
+            inbox_prefix=f"_INBOX_{name}",
+            connect_timeout=2,
+            reconnect_time_wait=0.2,  # pyright: ignore[reportArgumentType] - it is only slept for
+            max_reconnect_attempts=-1,
+            ping_interval=5,
+            max_outstanding_pings=2,
+            pending_size=-1,
+            **_callbacks(runtime),
+        )
+    )
+    stopping = asyncio.create_task(runtime.stopping.wait())
+    try:
+        await asyncio.wait({connecting, stopping}, timeout=_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        connecting.cancel()
+    (failure,) = await asyncio.gather(connecting, return_exceptions=True)
+    if failure is not None:
+        await _close(client)
+        raise Unavailable(f"NATS does not answer: {failure}") from failure
     if client.max_payload < ADVISED_PAYLOAD:
         log.warning("nats_max_payload_small", max_payload=client.max_payload, advised=ADVISED_PAYLOAD)
     stack.push_async_callback(_close, client)

@@ -99,22 +99,22 @@ async def serve(stack: AsyncExitStack, bus: Bus, name: str, version: str, endpoi
         await service.add_endpoint(
             name=target.subject.replace(".", "-"), subject=target.subject, handler=accept(target)
         )
-    # Not before the server knows of the subscriptions may this process call itself ready.
-    await bus.client.flush()
 
     async def stop() -> None:
         with contextlib.suppress(Exception):
             await asyncio.wait_for(service.stop(), 2)
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=_GRACE)
+            _, late = await asyncio.wait(tasks, timeout=bus.runtime.left(_GRACE))
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
     stack.push_async_callback(stop)
-    # The subscriptions wait in the client's buffer: to ask before the server has them would find no responders. Should
+    # The subscriptions wait in the client's buffer: to ask before the server has them would find no responders. A flush
+    # sends its ping ahead of that buffer, so only the answer to a second one tells that the server has them. Should
     # NATS go away just now, it gets them when it is back.
     with contextlib.suppress(NatsError):
+        await bus.client.flush(timeout=2)
         await bus.client.flush(timeout=2)
 
 

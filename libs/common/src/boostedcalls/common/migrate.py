@@ -17,8 +17,6 @@ import asyncpg
 from boostedcalls.common.db import DatabaseSettings
 from boostedcalls.common.settings import load
 
-_LOCK = "hashtext('boostedcalls.migrate')"
-
 
 class MigrationError(Exception):
     """The database and the files disagree; the message says on what."""
@@ -34,48 +32,44 @@ async def migrate(dsn: str, schema: str, package: str) -> list[str]:
 
     Raises MigrationError when an applied file has changed or is gone, and asyncpg's errors when a file fails.
     """
-    connection = await asyncpg.connect(dsn, timeout=10)
+    files = _files(package)
+    ran: list[str] = []
+    # Nothing outlives a transaction, neither lock nor prepared statement: so it works through pgbouncer too.
+    connection = await asyncpg.connect(dsn, timeout=10, statement_cache_size=0)
     try:
-        # One lock for all schemas: two first runs may both create something shared. Polled, not awaited in the
-        # server: a waiting session would block CREATE INDEX CONCURRENTLY in the one that works.
-        while not await connection.fetchval(f"SELECT pg_try_advisory_lock({_LOCK})"):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-        try:
-            return await _apply(connection, schema, _files(package))
-        finally:
-            await connection.execute(f"SELECT pg_advisory_unlock({_LOCK})")
+        while (name := await _step(connection, schema, files)) is not None:
+            ran.append(name)
+        return ran
     finally:
         await connection.close()
 
 
-async def _apply(
+async def _step(
     connection: asyncpg.Connection[asyncpg.Record], schema: str, files: list[tuple[str, str]]
-) -> list[str]:
-    await connection.execute(
-        f"CREATE SCHEMA IF NOT EXISTS {schema};"
-        f"CREATE TABLE IF NOT EXISTS {schema}.migrations (name text PRIMARY KEY, checksum text NOT NULL,"
-        " applied_at timestamptz NOT NULL DEFAULT now())"
-    )
-    rows = await connection.fetch(f"SELECT name, checksum FROM {schema}.migrations")  # noqa: S608 - our own name
-    applied: dict[str, str] = {row["name"]: row["checksum"] for row in rows}
-    if missing := sorted(applied.keys() - dict(files).keys()):
-        raise MigrationError(f"{schema}: the database has {missing[0]}, which this version does not know")
-    ran: list[str] = []
-    for name, sql in files:
-        checksum = hashlib.sha256(sql.encode()).hexdigest()
-        if name in applied:
-            if applied[name] != checksum:
+) -> str | None:
+    """Run the first file that has not run, in a transaction; None when there is none."""
+    async with connection.transaction():
+        # One lock for all schemas: two first runs may both create something shared.
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtext('boostedcalls.migrate'))")
+        await connection.execute(
+            f"CREATE SCHEMA IF NOT EXISTS {schema};"
+            f"CREATE TABLE IF NOT EXISTS {schema}.migrations (name text PRIMARY KEY, checksum text NOT NULL,"
+            " applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        rows = await connection.fetch(f"SELECT name, checksum FROM {schema}.migrations")  # noqa: S608 - our own name
+        applied: dict[str, str] = {row["name"]: row["checksum"] for row in rows}
+        if missing := sorted(applied.keys() - dict(files).keys()):
+            raise MigrationError(f"{schema}: the database has {missing[0]}, which this version does not know")
+        for name, sql in files:
+            checksum = hashlib.sha256(sql.encode()).hexdigest()
+            if applied.get(name, checksum) != checksum:
                 raise MigrationError(f"{schema}: {name} was changed after it had been applied")
-            continue
-        async with connection.transaction():
-            await connection.execute(sql)
-            await connection.execute(
-                f"INSERT INTO {schema}.migrations (name, checksum) VALUES ($1, $2)",  # noqa: S608
-                name,
-                checksum,
-            )
-        ran.append(name)
-    return ran
+            if name not in applied:
+                await connection.execute(sql)
+                insert = f"INSERT INTO {schema}.migrations (name, checksum) VALUES ($1, $2)"  # noqa: S608
+                await connection.execute(insert, name, checksum)
+                return name
+        return None
 
 
 def run_command(schema: str, package: str) -> None:

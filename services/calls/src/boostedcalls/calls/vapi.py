@@ -8,7 +8,6 @@ refused, and what is unclear.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
-import orjson
 
 from boostedcalls.calls.settings import ProviderSettings
+from boostedcalls.common import lenient_json
 from boostedcalls.common.logs import get_logger
 
 log = get_logger(__name__)
@@ -78,24 +77,10 @@ class ProviderError(Exception):
         self.status = status
 
 
-def _decoded(response: httpx.Response) -> Any:
-    """The answer's JSON, fit to be written as JSON again. Raises ValueError."""
-    try:
-        return orjson.loads(response.content)
-    except orjson.JSONDecodeError:
-        pass
-    # JavaScript writes half an emoji, where it cut a text, as a lone surrogate; a call must not be lost for it.
-    try:
-        lenient = json.loads(response.content, parse_constant=lambda _: None)
-        return orjson.loads(json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace"))
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-
-
 def _message(response: httpx.Response) -> str:
     """The provider's own words, from its error body {"message": str | [str], ...}."""
     try:
-        found = _decoded(response).get("message")
+        found = lenient_json.loads(response.content).get("message")
     except (ValueError, AttributeError):
         found = None
     if isinstance(found, list):
@@ -138,7 +123,7 @@ class Vapi:
         if status not in {200, 201}:
             return Unclear(f"HTTP {status}")
         try:
-            call = _decoded(response)
+            call = lenient_json.loads(response.content)
         except ValueError:
             return Unclear("an answer that is no JSON")
         if not isinstance(call, dict) or not isinstance(cast("Json", call).get("id"), str):
@@ -154,7 +139,7 @@ class Vapi:
         if response.status_code != 200:
             raise ProviderError(_message(response), response.status_code)
         try:
-            return _decoded(response)
+            return lenient_json.loads(response.content)
         except ValueError:
             raise ProviderError("an answer that is no JSON", 200) from None
 

@@ -5,14 +5,13 @@ Bodies are foreign data and their types grow all the time, so nothing is demande
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import orjson
 
-from boostedcalls.common import subjects
+from boostedcalls.common import lenient_json, subjects
 from boostedcalls.common.redact import redact
 
 Json = Mapping[str, Any]
@@ -82,27 +81,16 @@ class Message:
 
 def parse(body: bytes) -> Message:
     """Raises NotAMessage when the body is no JSON object with a `message` that has a `type`."""
-    envelope = redact(_decoded(body))
+    try:
+        envelope = redact(lenient_json.loads(body))
+    except ValueError:
+        raise NotAMessage("not JSON", body) from None
     content = as_object(as_object(envelope).get("message"))
     kind = content.get("type")
     if not isinstance(kind, str) or not kind:
         reason = "no type" if content else "no message" if isinstance(envelope, dict) else "no JSON object"
         raise NotAMessage(reason, orjson.dumps(envelope))
     return Message(kind, _call_id(content), content)
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        pass
-    # JavaScript writes half an emoji, where it cut a text, as a lone surrogate; other writers know NaN. Neither is
-    # JSON to orjson, but a report must not be lost for it.
-    try:
-        lenient = json.loads(body, parse_constant=lambda _: None)
-        return orjson.loads(json.dumps(lenient, ensure_ascii=False).encode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        raise NotAMessage("not JSON", body) from None
 
 
 def as_object(value: Any) -> Json:

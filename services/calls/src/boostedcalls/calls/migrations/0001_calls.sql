@@ -75,12 +75,13 @@ CREATE TABLE calls.timeline (
 
 -- Provider events whose call is not known (yet).
 CREATE TABLE calls.unmatched (
-    sequence bigint PRIMARY KEY,
     provider_call_id text NOT NULL,
+    -- In the stream. A stream that was made anew counts from one again, so it tells events of one call apart, no more.
+    sequence bigint NOT NULL,
     event jsonb NOT NULL,
-    parked_at timestamptz NOT NULL DEFAULT now()
+    parked_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (provider_call_id, sequence)
 );
-CREATE INDEX unmatched_by_call ON calls.unmatched (provider_call_id);
 CREATE INDEX unmatched_by_age ON calls.unmatched (parked_at);
 
 -- Rollups, kept in the transaction that changes a call: a count costs the same at any size.

@@ -6,6 +6,8 @@ url=${1:-http://localhost:8000}
 user=${2:-demo@example.com}
 password=${3:-demo-password-1}
 
+# As it is: some shells' echo makes a line break of \n.
+show() { printf '%s\n' "$1"; }
 # The first string member of that name in a JSON answer.
 member() { grep -o "\"$1\":\"[^\"]*\"" | head -n 1 | cut -d '"' -f 4; }
 api() { # api METHOD PATH [BODY]
@@ -18,28 +20,28 @@ access=$(curl -sS -X POST "$url/api/token/" -H 'Content-Type: application/json' 
 
 echo '--- a contact'
 contact=$(api POST /api/contacts/ '{"name":"Tour Guide","phone":"+12025550100","email":"guide@example.com"}')
-echo "$contact"
-contact_id=$(echo "$contact" | member id)
+show "$contact"
+contact_id=$(show "$contact" | member id)
 
 echo '--- a script'
 script=$(api POST /api/scripts/ '{"name":"Tour","first_message":"Hi, shall we look around?","call_goals":["Show the API"]}')
-echo "$script"
-script_id=$(echo "$script" | member id)
+show "$script"
+script_id=$(show "$script" | member id)
 
 echo '--- a call'
 call=$(api POST /api/calls/ "{\"contact_id\":\"$contact_id\",\"script_id\":\"$script_id\",\"metadata\":{\"tour\":true}}")
-echo "$call"
-call_id=$(echo "$call" | member id)
+show "$call"
+call_id=$(show "$call" | member id)
 
 echo '--- until it has ended'
 for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
     call=$(api GET "/api/calls/$call_id/")
-    status=$(echo "$call" | member status)
+    status=$(show "$call" | member status)
     echo "$status"
     case $status in completed | failed | cancelled | no-answer | busy | voicemail) break ;; esac
     sleep 1
 done
-echo "$call"
+show "$call"
 
 echo '--- its timeline, all calls, the dashboard'
 api GET "/api/calls/$call_id/events/"; echo

@@ -35,6 +35,9 @@ migrate: setup ## Bring the database up to date: of the running `make run`, else
 	@$(DEVKIT) exec contacts migrate
 	@$(DEVKIT) exec calls migrate
 
+# As they were typed: make would take a dollar sign in a password for one of its own.
+user: override export EMAIL := $(value EMAIL)
+user: override export PASSWORD := $(value PASSWORD)
 user: setup ## Add a user: EMAIL=… PASSWORD=… (asked for when left out)
 	@test -n "$$EMAIL" || { echo 'usage: make user EMAIL=you@example.com [PASSWORD=…]' >&2; exit 2; }
 	@exec $(DEVKIT) exec gateway user add "$$EMAIL" $${PASSWORD:+--password "$$PASSWORD"}
@@ -50,4 +53,5 @@ down: ## Stop the containers; their data stays
 
 logs: ## Follow the logs: of the containers when they are up, else of `make run`
 	@if docker compose ps --quiet 2>/dev/null | grep -q .; then exec docker compose logs --follow; \
-	else exec tail -n 20 -F "$(RUN_HOME)"/logs/*.log; fi
+	elif ls "$(RUN_HOME)"/logs/*.log >/dev/null 2>&1; then exec tail -n 20 -F "$(RUN_HOME)"/logs/*.log; \
+	else echo 'nothing has run here yet' >&2; exit 1; fi

@@ -1,8 +1,8 @@
-"""Print call events from NATS. `core`: what happens while it runs; `durable`: all since it was last here. Usage:
-. .run/env; export NATS_URL; .venv/bin/python examples/subscribe.py core|durable   (beside a running `make run`)
-"""
+"""Print call events from NATS. `core`: those that happen now; `durable`: all since it was last here. Usage:
+. .run/env; export NATS_URL; .venv/bin/python examples/subscribe.py core|durable   (beside `make run`)"""
 
 import asyncio
+import contextlib
 import os
 import sys
 
@@ -16,13 +16,14 @@ async def main(durable: bool) -> None:
     else:
         events = await connection.subscribe("bc.evt.call.>")
     while True:
-        try:
+        with contextlib.suppress(TimeoutError):
             message = (await events.fetch(1, timeout=2))[0] if durable else await events.next_msg(timeout=2)
-        except TimeoutError:
-            continue
-        print(message.subject, message.data.decode(), flush=True)
-        if durable:
-            await message.ack()
+            print(message.subject, message.data.decode(), flush=True)
+            if durable:
+                await message.ack()
 
 
-asyncio.run(main(durable=sys.argv[1:] == ["durable"]))
+if sys.argv[1:] not in (["core"], ["durable"]) or "NATS_URL" not in os.environ:
+    sys.exit(__doc__)
+with contextlib.suppress(KeyboardInterrupt):
+    asyncio.run(main(durable=sys.argv[1] == "durable"))

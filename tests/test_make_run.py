@@ -55,7 +55,11 @@ class Running:
 
 
 def command_line(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text()
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except FileNotFoundError:
+        # It was one of the short-lived ones.
+        return ""
 
 
 def free_port() -> int:
@@ -86,8 +90,8 @@ async def devkit(*arguments: str, env: dict[str, str]) -> tuple[int, str]:
 
 
 @asynccontextmanager
-async def running(home: Path, port: int | None = None):
-    env = environment(home, port or free_port())
+async def running(home: Path, port: int | None = None, **variables: str):
+    env = environment(home, port or free_port()) | variables
     output = home.parent / f"{home.name}.out"
     with output.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
@@ -147,6 +151,45 @@ async def test_a_service_that_dies_is_started_again_and_it_is_said(tmp_path):
         await run.says("contacts was killed by SIGKILL; starting it again")
         await run.says("contacts is back")
         assert "contact_id" in await paste(run.curl)
+
+
+async def log_in(run: Running) -> int:
+    async with httpx2.AsyncClient(base_url=run.url) as client:
+        login = {"username": "demo@example.com", "password": "demo-password-1"}
+        return (await client.post("/api/token/", json=login)).status_code
+
+
+async def test_the_demo_login_is_shut_while_calls_are_real_and_open_again_with_the_simulator(tmp_path):
+    home = tmp_path / "home"
+    async with running(home) as run:
+        assert await log_in(run) == 200
+        await run.end(signal.SIGTERM)
+    # A key that leads nowhere: nothing is called here.
+    real = {"VAPI_API_KEY": "key", "VAPI_BASE_URL": "http://127.0.0.1:9"}
+    async with running(home, **real) as run:
+        assert "CALLS ARE REAL" in run.text
+        assert "demo-password-1" not in run.text
+        assert await log_in(run) == 401
+        await run.end(signal.SIGTERM)
+    async with running(home) as run:
+        assert await log_in(run) == 200
+
+
+async def test_a_password_with_dollar_signs_reaches_the_user_as_it_was_typed(tmp_path):
+    async with running(tmp_path / "home") as run:
+        made = await asyncio.create_subprocess_exec(
+            "make", "user", "EMAIL=pw@example.com", "PASSWORD=pa$$word-1 $x 'y\"", env=run.env, cwd=CHECKOUT
+        )
+        assert await made.wait() == 0
+        async with httpx2.AsyncClient(base_url=run.url) as client:
+            login = {"username": "pw@example.com", "password": "pa$$word-1 $x 'y\""}
+            assert (await client.post("/api/token/", json=login)).status_code == 200
+
+
+async def test_commands_without_a_running_system_and_without_a_database_say_so(tmp_path):
+    code, output = await devkit("exec", "contacts", "migrate", env=environment(tmp_path / "home", free_port()))
+    assert (code, output.count("\n")) == (1, 1)
+    assert "set DATABASE_URL" in output
 
 
 async def test_commands_reach_the_servers_of_the_running_one(tmp_path):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import Counter
+from datetime import datetime
 from typing import Any
 
 import httpx2
@@ -63,7 +64,8 @@ async def test_a_call_reaches_its_end_with_result_and_timeline(running: Stack, u
     timeline = await user.found(f"/api/calls/{call['id']}/events/")
     assert (timeline[0]["type"], timeline[0]["status"]) == ("created", "pending")
     assert status in {entry["status"] for entry in timeline}
-    assert [entry["at"] for entry in timeline] == sorted(entry["at"] for entry in timeline)
+    moments = [datetime.fromisoformat(entry["at"]) for entry in timeline]
+    assert moments == sorted(moments)
     if number == "10":
         assert "webhook" not in {entry["source"] for entry in timeline}
     assert _dials(running)[call["id"]] == 1
@@ -140,6 +142,11 @@ async def test_a_500_that_dialled_nobody_ends_as_not_placed_without_a_dial(runni
     call = await user.wait_for(answer.json())
     assert (call["status"], call["error_code"], call["vapi_call_id"]) == ("failed", "not_placed", None)
     assert "safe" in call["error_message"]
+    timeline = await user.found(f"/api/calls/{call['id']}/events/")
+    assert [entry["type"] for entry in timeline] == ["created", "dispatch", "verdict"]
+    assert timeline[1]["detail"] == {"outcome": "unclear", "reason": "HTTP 500"}
+    moments = [datetime.fromisoformat(entry["at"]) for entry in timeline]
+    assert moments[0] < moments[1] < moments[2]
     assert _dials(running)[call["id"]] == 0
 
 
@@ -157,6 +164,7 @@ async def test_a_refusal_fails_the_call_with_the_providers_words_and_answers_502
     assert (answer.status_code, answer.json()["code"]) == (502, "provider_error")
     assert "customer.number" in answer.json()["detail"]
     item = await user.call_to(contact_id)
+    assert answer.json()["instance"] == f"/api/calls/{item['id']}/"
     call = await user.found(f"/api/calls/{item['id']}/")
     assert (call["status"], call["error_code"], call["error_message"]) == (
         "failed",

@@ -175,7 +175,7 @@ async def ask_for_password(environment, email, answers):
     terminal = [sys.executable, "-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"]
     async with process(environment, "user", "add", email, prefix=terminal) as found:
         shown = b""
-        for question, answer in zip((b"Password: ", b"Once more: "), answers, strict=True):
+        for question, answer in zip((b"Password: ", b"Once more: "), answers, strict=False):
             shown += await found.stdout.readuntil(question)
             found.stdin.write(answer.encode() + b"\n")
         shown += await found.stdout.read()
@@ -195,6 +195,38 @@ async def test_two_passwords_that_differ_add_nobody(gateway, environment):
     assert code == 1
     assert "differ" in shown
     assert (await log_in(email, PASSWORD, gateway)).status_code == 401
+
+
+async def test_ctrl_c_at_the_password_prompt_ends_at_once_and_adds_nobody(environment):
+    code, shown = await ask_for_password(environment, f"user-{uuid4()}@example.com", ["\x03"])
+    assert (code, "no password given" in shown, "Traceback" in shown) == (130, True, False), shown
+
+
+@pytest.mark.parametrize(("said", "code"), [(PASSWORD + "\n", 0), ("short\n", 1), ("", 1)])
+async def test_password_is_read_as_one_line_where_there_is_no_terminal(environment, said, code):
+    async with process(environment, "user", "add", f"user-{uuid4()}@example.com") as found:
+        _, err = await found.communicate(said.encode())
+        assert (found.returncode, len(err.splitlines())) == (code, code), err
+
+
+async def test_changed_password_replaces_the_old_one_and_ends_sessions(gateway, environment):
+    email = f"user-{uuid4()}@example.com"
+    await run(environment, "user", "add", email, "--password", PASSWORD)
+    session = (await log_in(email, PASSWORD, gateway)).json()
+    code, out, err = await run(environment, "user", "password", email, "--password", "another password")
+    assert (code, err) == (0, "")
+    assert "sessions ended" in out
+    assert (await log_in(email, PASSWORD, gateway)).status_code == 401
+    assert (await log_in(email, "another password", gateway)).status_code == 200
+    refreshed = await gateway.client.post("/api/token/refresh/", json={"refresh": session["refresh"]})
+    assert refreshed.status_code == 401
+
+
+async def test_password_of_an_unknown_user_is_one_clear_line_or_no_fault_if_asked_so(environment):
+    email = f"user-{uuid4()}@example.com"
+    code, _, err = await run(environment, "user", "password", email, "--password", PASSWORD)
+    assert (code, err) == (1, f"{email}: no such user\n")
+    assert (await run(environment, "user", "password", email, "--password", PASSWORD, "--if-exists"))[0] == 0
 
 
 async def test_migrate_makes_the_schema_once(environment, database):

@@ -71,18 +71,22 @@ async def _no_reset(_: Any) -> None:
 
 
 async def open_pool(stack: AsyncExitStack, settings: DatabaseSettings, application: str) -> Pool:
-    """Open the pool; it closes with the stack. jsonb travels as Python objects. Raises what asyncpg raises."""
-    pool = await asyncpg.create_pool(
-        settings.dsn(),
-        min_size=1,
-        max_size=settings.db_pool_size,
-        init=_set_codecs,
-        reset=_no_reset,
-        timeout=5,
-        command_timeout=10,
-        statement_cache_size=100 if settings.db_statement_cache else 0,
-        server_settings={"application_name": f"boostedcalls-{application}"},
-    )
+    """Open the pool; it closes with the stack. jsonb travels as Python objects. Raises Unavailable when the database
+    cannot be reached as the settings say."""
+    try:
+        pool = await asyncpg.create_pool(
+            settings.dsn(),
+            min_size=1,
+            max_size=settings.db_pool_size,
+            init=_set_codecs,
+            reset=_no_reset,
+            timeout=5,
+            command_timeout=10,
+            statement_cache_size=100 if settings.db_statement_cache else 0,
+            server_settings={"application_name": f"boostedcalls-{application}"},
+        )
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Unavailable(f"the database does not answer: {str(error) or type(error).__name__}") from error
     stack.push_async_callback(_close, pool)
     return pool
 

@@ -47,7 +47,8 @@ CODES: dict[str, tuple[int, str]] = {
 class ServiceError(Exception):
     """An answer other than success: HTTP status, stable code, and what a person may read.
 
-    `retry_after` is in seconds and only set where trying again makes sense.
+    `retry_after` is in seconds and only set where trying again makes sense; `instance` is the address of the object
+    that the failed request left behind.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ServiceError(Exception):
         errors: Sequence[FieldError] = (),
         retry_after: int | None = None,
         error_id: str | None = None,
+        instance: str | None = None,
     ) -> None:
         super().__init__(f"{status} {code}: {detail or title}")
         self.status = status
@@ -68,9 +70,10 @@ class ServiceError(Exception):
         self.errors = list(errors)
         self.retry_after = retry_after
         self.error_id = error_id
+        self.instance = instance
 
     def to_dict(self, request_id: str) -> dict[str, Any]:
-        """The RFC 9457 members, with `code`, `request_id` and, where they apply, `errors` and `error_id`."""
+        """The RFC 9457 members, with `code` and `request_id`, and with `errors` and `error_id` where they apply."""
         body: dict[str, Any] = {
             "type": f"/problems/{self.code}",
             "title": self.title,
@@ -79,6 +82,8 @@ class ServiceError(Exception):
             "code": self.code,
             "request_id": request_id,
         }
+        if self.instance:
+            body["instance"] = self.instance
         if self.errors:
             body["errors"] = self.errors
         if self.error_id:
@@ -90,11 +95,16 @@ class ServiceError(Exception):
 
 
 def problem(
-    code: str, detail: str | None = None, *, errors: Sequence[FieldError] = (), retry_after: int | None = None
+    code: str,
+    detail: str | None = None,
+    *,
+    errors: Sequence[FieldError] = (),
+    retry_after: int | None = None,
+    instance: str | None = None,
 ) -> ServiceError:
     """The ServiceError for one of `CODES`. Raises KeyError for a code that is not in the table."""
     status, title = CODES[code]
-    return ServiceError(status, code, title, detail, errors, retry_after)
+    return ServiceError(status, code, title, detail, errors, retry_after, instance=instance)
 
 
 def parse_problem(body: bytes, status: int, retry_after: int | None = None) -> ServiceError:
@@ -109,6 +119,7 @@ def parse_problem(body: bytes, status: int, retry_after: int | None = None) -> S
             found.get("errors", ()),
             retry_after,
             found.get("error_id"),
+            found.get("instance"),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return problem("internal_error")

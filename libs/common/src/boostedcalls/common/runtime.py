@@ -14,6 +14,7 @@ from typing import Any
 import uvloop
 from pydantic import Field
 
+from boostedcalls.common.errors import Unavailable
 from boostedcalls.common.logs import get_logger, setup_logs
 from boostedcalls.common.settings import Settings, load
 
@@ -97,8 +98,13 @@ def run(main: Main, name: str) -> None:
         runtime = Runtime(settings)
         try:
             await _serve(main, runtime)
+        except Unavailable as error:
+            if runtime.stopping.is_set() and not runtime.failed:
+                return 0
+            log.error("cannot_start", reason=str(error))
+            return 1
         except Exception as error:
-            log.error("cannot_start" if not runtime.stopping.is_set() else "stopped_badly", exc_info=error)
+            log.error("stopped_badly" if runtime.stopping.is_set() else "cannot_start", exc_info=error)
             return 1
         return 1 if runtime.failed else 0
 

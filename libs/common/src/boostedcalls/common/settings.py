@@ -66,7 +66,7 @@ def load[T: Settings](cls: type[T]) -> T:
             alias = field.validation_alias if field else None
             name = (str(alias) if isinstance(alias, str) else str(item["loc"][0])) if item["loc"] else "settings"
             text = "is missing" if item["type"] == "missing" else item["msg"].removeprefix("Value error, ")
-            if item["type"] == "missing" and field is not None and field.annotation is SecretStr:
+            if item["type"] == "missing" and name.lower().endswith("secret"):
                 text += "; make one with: openssl rand -hex 32"
             faults.append(f"{name.upper()}: {text}")
         sys.stderr.write(f"cannot start: {'; '.join(faults)}\n")

@@ -84,8 +84,10 @@ async def _run(console: Console) -> None:
             async with stack:
                 environment.write_running(home, stack.env, environment.setting_names(CHECKOUT))
                 contact = await _demo(stack, console) if "simulator" in parts else None
-                _welcome(console, f"http://localhost:{port}", contact, time.monotonic() - started)
-                _warn(console, env, parts)
+                if contact is None:
+                    await demo.lock(stack)
+                seconds = time.monotonic() - started
+                _welcome(console, f"http://localhost:{port}", contact, seconds, _real(env, parts))
                 await asyncio.Event().wait()
         finally:
             environment.forget_running(home)
@@ -99,7 +101,7 @@ async def _demo(stack: Stack, console: Console) -> str | None:
         return None
 
 
-def _welcome(console: Console, url: str, contact: str | None, seconds: float) -> None:
+def _welcome(console: Console, url: str, contact: str | None, seconds: float, real: list[str]) -> None:
     lines = ["", f"BoostedCalls is ready after {seconds:.1f} s.", "", f"  API    {url}", f"  docs   {url}/docs"]
     if contact is not None:
         lines += [
@@ -109,14 +111,19 @@ def _welcome(console: Console, url: str, contact: str | None, seconds: float) ->
             "",
         ]
         lines += [demo.curl(url, contact)]
-    lines += ["", "Ctrl-C stops everything.", ""]
+    lines += ["", *real, "Ctrl-C stops everything.", ""]
     for line in lines:
         console.write(line)
 
 
-def _warn(console: Console, env: Mapping[str, str], parts: list[str]) -> None:
-    if "simulator" not in parts and "VAPI_WEBHOOK_URL" not in env:
-        console.say("VAPI_WEBHOOK_URL is not set: the provider cannot report; results come with the next sync only")
+def _real(env: Mapping[str, str], parts: list[str]) -> list[str]:
+    """What to say where the provider is the real one."""
+    if "simulator" in parts:
+        return []
+    lines = ["CALLS ARE REAL: they ring and cost money. Add a user with: make user EMAIL=you@example.com"]
+    if "VAPI_WEBHOOK_URL" not in env:
+        lines += ["VAPI_WEBHOOK_URL is not set: the provider cannot report; results come with the next sync only."]
+    return [*lines, ""]
 
 
 def command(service: str, *arguments: str) -> int:
@@ -127,6 +134,9 @@ def command(service: str, *arguments: str) -> int:
     env = environment.given(Path.cwd())
     settings = environment.running(environment.home_folder(env, CHECKOUT))
     if settings is None:
+        if not {"DATABASE_URL", "DB_HOST"} & env.keys():
+            sys.stderr.write("no `make run` is running here: start it, or set DATABASE_URL (or DB_HOST …)\n")
+            return 1
         sys.stderr.write("no `make run` is running here: using the environment and .env\n")
     argv = [sys.executable, "-m", f"boostedcalls.{service}", *arguments]
     sys.stdout.flush()

@@ -24,12 +24,13 @@ from boostedcalls.common.settings import load
 
 async def open_service(stack: AsyncExitStack, runtime: Runtime) -> Service:
     """Connect everything that the service works with; it closes with the stack."""
-    pool = await open_pool(stack, load(DatabaseSettings), "calls")
-    bus = await connect(stack, runtime, load(NatsSettings), "calls")
+    provider, settings = load(ProviderSettings), load(CallsSettings)
+    database, nats = load(DatabaseSettings), load(NatsSettings)
+    pool = await open_pool(stack, database, "calls")
+    bus = await connect(stack, runtime, nats, "calls")
     await ensure_streams(bus, PROVIDER_EVENTS, CALL_EVENTS, JOBS, DLQ)
-    provider = load(ProviderSettings)
     vapi = await open_vapi(stack, provider)
-    return Service(Deps(pool, vapi, Relay(bus, pool, "calls"), load(CallsSettings), provider), bus)
+    return Service(Deps(pool, vapi, Relay(bus, pool, "calls"), settings, provider), bus)
 
 
 async def start(stack: AsyncExitStack, runtime: Runtime) -> None:

@@ -1,4 +1,4 @@
-"""Placing a call: at most once, then reconcile (design: "Placing a call").
+"""Placing a call: at most once, then reconcile (docs/adr/0002).
 
 The claim is committed before the first byte leaves, and a claimed call without a provider id is never posted again:
 what became of it is found out by listing the provider's calls. Only an attempt that certainly sent nothing gives its
@@ -19,7 +19,7 @@ from prometheus_client import Counter
 from boostedcalls.calls import matching, reports, schedule, signing, store
 from boostedcalls.calls.payload import create_call_body
 from boostedcalls.calls.settings import CallsSettings, ProviderSettings
-from boostedcalls.calls.state import Fact, Source
+from boostedcalls.calls.state import Fact, Source, timeline_entry
 from boostedcalls.calls.vapi import Json, Limited, NotSent, Placed, ProviderError, Refused, Unclear, Vapi
 from boostedcalls.common.context import Caller
 from boostedcalls.common.db import Pool, transaction
@@ -168,6 +168,9 @@ async def _record(deps: Deps, who: Caller, row: store.Row, outcome: Placed | Ref
             return await _fail(deps, who, row, "rejected", message)
         case Unclear(reason):
             log.warning("call_unclear", call_id=call_id, reason=reason)
+            detail = {"outcome": "unclear", "reason": reason}
+            line = timeline_entry(row["id"], "dispatch", "dispatch", datetime.now(UTC), None, detail)
+            await change(deps, who, row["id"], store.Change(row, entries=[line]))
             # A first look at once: often the call is there already. The sweep's looks follow in any case.
             await reconcile(deps, who, row)
             return None
@@ -175,7 +178,7 @@ async def _record(deps: Deps, who: Caller, row: store.Row, outcome: Placed | Ref
 
 async def _fail(deps: Deps, who: Caller, row: store.Row, code: str, message: str) -> store.Row:
     verdict = Fact(
-        Source.OURS, row["created_at"], CallStatus.FAILED, error_code=code, error_message=message[:2000] or None
+        Source.OURS, datetime.now(UTC), CallStatus.FAILED, error_code=code, error_message=message[:2000] or None
     )
     return await change(deps, who, row["id"], store.Change(row, [verdict], dispatch_closed=True))
 

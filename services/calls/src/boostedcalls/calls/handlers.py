@@ -114,7 +114,8 @@ async def create_call(service: Service, who: Caller, request: CreateCall) -> Cal
             placed = await queries.get_call(connection, who.user, row["id"])
     row = placed
     if row["error_code"] == "rejected":
-        raise problem("provider_error", row["error_message"])
+        # The call stays, failed: this is where to find it.
+        raise problem("provider_error", row["error_message"], instance=f"/api/calls/{row['id']}/")
     return queries.call_model(row)
 
 

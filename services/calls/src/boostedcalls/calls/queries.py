@@ -182,6 +182,8 @@ async def timeline(connection: Connection, user_id: UUID, call_id: UUID) -> Time
     """A call's timeline, oldest first. Raises ServiceError call_not_found."""
     await get_call(connection, user_id, call_id)
     rows = await connection.fetch(
-        "SELECT id, at, type, source, status, detail FROM calls.timeline WHERE call_id = $1 ORDER BY at, id", call_id
+        "SELECT id, at, type, source, status, detail FROM calls.timeline WHERE call_id = $1"
+        " ORDER BY type <> 'created', at, id",
+        call_id,
     )
     return Timeline(data=[TimelineEntry.model_construct(**row) for row in rows])

@@ -17,11 +17,14 @@ from uuid import UUID
 
 from boostedcalls.calls import schedule
 from boostedcalls.calls.settings import CallsSettings
-from boostedcalls.calls.state import ACTIVE, JOINED, CallState, Entry, Fact, entry, fold
+from boostedcalls.calls.state import ACTIVE, JOINED, TERMINAL, CallState, Entry, Fact, entry, fold
 from boostedcalls.common import outbox, subjects
 from boostedcalls.common.db import Connection, json_text
 from boostedcalls.common.events import CALL_CREATED, CALL_STATUS_CHANGED, CALL_UPDATED, CallEvent
+from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.calls import CallStatus
+
+log = get_logger(__name__)
 
 Row = dict[str, Any]
 
@@ -162,6 +165,8 @@ async def write(
         }
         row["due_at"] = schedule.next_due(row, settings, now)
         rollup.move(change.row, row)
+        if new.status in TERMINAL and old.status not in TERMINAL:
+            log.info("call_ended", call_id=str(row["id"]), status=new.status, outcome=new.outcome)
         if visible:
             events.append(_event(row, old.status, traceparent))
         written.append(row)

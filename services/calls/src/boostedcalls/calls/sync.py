@@ -225,7 +225,7 @@ async def _give_up(deps: Deps, who: Caller, row: store.Row, *, lost: bool) -> No
         code, message = "timed_out", "The provider did not report the call's end in time."
     else:
         return
-    verdict = Fact(Source.OURS, row["created_at"], CallStatus.FAILED, error_code=code, error_message=message)
+    verdict = Fact(Source.OURS, datetime.now(UTC), CallStatus.FAILED, error_code=code, error_message=message)
     await dispatch.change(deps, who, row["id"], store.Change(row, [verdict]))
 
 

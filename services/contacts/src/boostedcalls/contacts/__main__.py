@@ -47,7 +47,7 @@ async def start(
         stack,
         bus,
         SCHEMA,
-        "1.0.0",
+        "0.1.0",
         [
             endpoint(messages.LIST_CONTACTS, contacts.list_contacts, deps),
             endpoint(messages.CREATE_CONTACT, contacts.create_contact, deps),

@@ -48,6 +48,10 @@ def _arguments() -> argparse.Namespace:
     add.add_argument("email", metavar="EMAIL")
     add.add_argument("--password", help="asked for, without echo, when it is not given")
     add.add_argument("--if-missing", action="store_true", help="leave a user that exists as it is")
+    password = user.add_parser("password", help="give a user another password, and end their sessions")
+    password.add_argument("email", metavar="EMAIL")
+    password.add_argument("--password", help="asked for, without echo, when it is not given")
+    password.add_argument("--if-exists", action="store_true", help="no fault when there is no such user")
     openapi = commands.add_parser("openapi", help="write docs/openapi.json")
     openapi.add_argument("--check", action="store_true", help="only say whether it is up to date")
     openapi.add_argument("--path", type=Path, default=Path("docs/openapi.json"))
@@ -59,9 +63,12 @@ def main() -> None:
     if arguments.command == "migrate":
         run_command("auth", "boostedcalls.gateway")
     elif arguments.command == "user":
-        from boostedcalls.gateway.commands import add_user
+        from boostedcalls.gateway.commands import add_user, set_password
 
-        add_user(arguments.email, arguments.password, arguments.if_missing)
+        if arguments.action == "add":
+            add_user(arguments.email, arguments.password, arguments.if_missing)
+        else:
+            set_password(arguments.email, arguments.password, arguments.if_exists)
     elif arguments.command == "openapi":
         from boostedcalls.gateway.commands import write_document
 

@@ -1,4 +1,4 @@
-"""The gateway's commands beside serving: adding a user, writing the OpenAPI document."""
+"""The gateway's commands beside serving: users and their passwords, the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import getpass
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NoReturn
@@ -13,12 +14,12 @@ from typing import NoReturn
 import asyncpg
 from pydantic import TypeAdapter, ValidationError
 
-from boostedcalls.common.db import DatabaseSettings, open_pool
-from boostedcalls.common.errors import ServiceError, Unavailable
+from boostedcalls.common.db import DatabaseSettings, Pool, open_pool
+from boostedcalls.common.errors import ServiceError, Unavailable, problem
 from boostedcalls.common.messages.base import Email
 from boostedcalls.common.settings import load
 from boostedcalls.gateway.passwords import MAX_BYTES, MIN_BYTES, Passwords
-from boostedcalls.gateway.users import find_user, insert_user
+from boostedcalls.gateway.users import change_password, find_user, insert_user
 
 
 def _give_up(line: str, code: int = 1) -> NoReturn:
@@ -26,38 +27,72 @@ def _give_up(line: str, code: int = 1) -> NoReturn:
     raise SystemExit(code)
 
 
-def add_user(email: str, password: str | None, if_missing: bool) -> None:
-    """Add a user; the password is asked for, without echo, when it is not given. Exit code 1 when that cannot be."""
-    settings = load(DatabaseSettings)
+def _address(email: str) -> str:
     try:
-        email = TypeAdapter[str](Email).validate_python(email)
+        return TypeAdapter[str](Email).validate_python(email)
     except ValidationError as error:
         _give_up(f"{email}: {error.errors()[0]['msg']}")
+
+
+def _run(work: Callable[[Pool], Awaitable[str]]) -> None:
+    """Do something with the database and print what it says; exit code 1 with one line when that cannot be."""
+    settings = load(DatabaseSettings)
+
+    async def connected() -> str:
+        async with AsyncExitStack() as stack:
+            return await work(await open_pool(stack, settings, "gateway-command"))
+
     try:
-        said = asyncio.run(_add_user(settings, email, password, if_missing))
+        said = asyncio.run(connected())
     except ServiceError as error:
-        _give_up(f"{email}: {error.title}")
+        _give_up(error.detail or error.title)
     except asyncpg.UndefinedTableError:
         _give_up("the database is not migrated; run: python -m boostedcalls.gateway migrate")
     except (OSError, TimeoutError, asyncpg.PostgresError, Unavailable) as error:
-        _give_up(f"the database does not answer: {error}")
+        _give_up(str(error) or type(error).__name__)
     sys.stdout.write(f"{said}\n")
 
 
-async def _add_user(settings: DatabaseSettings, email: str, password: str | None, if_missing: bool) -> str:
-    async with AsyncExitStack() as stack:
-        pool = await open_pool(stack, settings, "gateway-command")
+def add_user(email: str, password: str | None, if_missing: bool) -> None:
+    """Add a user; the password is asked for, without echo, when it is not given. Exit code 1 when that cannot be."""
+    email, password = _address(email), _checked(password if password is not None else _ask_password())
+
+    async def add(pool: Pool) -> str:
         if if_missing and (known := await find_user(pool, email)):
             return f"{known.email} exists already; nothing was changed"
-        password = _checked(password if password is not None else await asyncio.to_thread(_ask_password))
-        user = await insert_user(pool, email, await Passwords().hash(password))
+        try:
+            user = await insert_user(pool, email, await Passwords().hash(password))
+        except ServiceError as error:
+            raise problem(error.code, f"{email}: {error.title}") from None
         return f"added {user.email} ({user.id})"
+
+    _run(add)
+
+
+def set_password(email: str, password: str | None, if_exists: bool) -> None:
+    """Give a user another password and end their sessions. Exit code 1 when there is no such user."""
+    email, password = _address(email), _checked(password if password is not None else _ask_password())
+
+    async def change(pool: Pool) -> str:
+        if await change_password(pool, email, await Passwords().hash(password)):
+            return f"{email}: password changed, sessions ended"
+        if if_exists:
+            return f"{email}: no such user; nothing was changed"
+        raise problem("not_found", f"{email}: no such user")
+
+    _run(change)
 
 
 def _ask_password() -> str:
-    password = getpass.getpass("Password: ")
-    if getpass.getpass("Once more: ") != password:
-        _give_up("the two passwords differ")
+    """From the terminal, twice and without echo; from elsewhere, the first line."""
+    try:
+        if not sys.stdin.isatty():
+            return sys.stdin.readline().rstrip("\r\n")
+        password = getpass.getpass("Password: ")
+        if getpass.getpass("Once more: ") != password:
+            _give_up("the two passwords differ")
+    except (KeyboardInterrupt, EOFError):
+        _give_up("\nno password given", 130)
     return password
 
 

@@ -53,6 +53,7 @@ class Problem(BaseModel):
     detail: str
     code: str = Field(json_schema_extra={"enum": list(CODES)})
     request_id: str
+    instance: str | None = Field(None, description="With provider_error: the address of the call that failed")
     errors: list[ProblemField] | None = Field(None, description="With validation_failed: what is wrong where")
     error_id: str | None = Field(None, description="With internal_error: finds the cause in the logs")
 

@@ -81,6 +81,21 @@ async def replace_hash(pool: Pool, user: User, password_hash: str) -> None:
         )
 
 
+_CHANGE = """
+WITH changed AS (UPDATE auth.users SET password_hash = $2 WHERE email = $1 RETURNING id), ended AS (
+    UPDATE auth.sessions SET revoked_at = now() FROM changed
+    WHERE sessions.user_id = changed.id AND sessions.revoked_at IS NULL
+)
+SELECT id FROM changed
+"""
+
+
+async def change_password(pool: Pool, email: str, password_hash: str) -> bool:
+    """Store another password and end the user's sessions; False when there is no such user. Raises Unavailable."""
+    async with transaction(pool) as connection:
+        return await connection.fetchval(_CHANGE, canonical(email), password_hash) is not None
+
+
 _OPEN_SESSION = """
 WITH session AS (
     INSERT INTO auth.sessions (id, user_id, expires_at) VALUES ($1, $2, now() + $4) RETURNING id, expires_at

@@ -161,7 +161,7 @@ async def _create(request: web.Request) -> web.StreamResponse:
     if refusal := _refusal(request.app[_REFUSED], scenario, str(body.get("name"))):
         return refusal
     call = await stage.calls.dial(body, f"{request.scheme}://{request.host}")
-    log.info("dialled", call_id=call.id, to=mask_phone(number), answer=scenario.answer)
+    log.info("dialled", provider_call_id=call.id, to=mask_phone(number), answer=scenario.answer)
     return await _answer_dialled(request, stage, prepare(stage, call))
 
 

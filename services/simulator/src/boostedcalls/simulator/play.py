@@ -135,9 +135,9 @@ async def _play(stage: Stage, live: Live) -> None:
         call.analysed, call.updated_at = True, now()
         _tell(live, "end-of-call-report", lambda: render.end_of_call_report(call))
         await note(stage, live)
-        log.info("call_over", call_id=call.id, to=mask_phone(call.number), ended_reason=call.ended_reason)
+        log.info("call_over", provider_call_id=call.id, to=mask_phone(call.number), ended_reason=call.ended_reason)
     except OSError as error:
-        log.error("call_lost", call_id=call.id, exc_info=error)
+        log.error("call_lost", provider_call_id=call.id, exc_info=error)
     finally:
         stage.live.pop(call.id, None)
         live.queue.put_nowait(None)

@@ -1,4 +1,4 @@
-"""Which number does what (design.md, section 11). Pure; `play` and `app` act it out."""
+"""Which number does what (docs/simulator.md). Pure; `play` and `app` act it out."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ async def deliver(
                 return
             log.warning(
                 "webhook_not_taken",
-                call_id=message["call"]["id"],
+                provider_call_id=message["call"]["id"],
                 type=message["type"],
                 attempt=attempt + 1,
                 status=status or "no answer",

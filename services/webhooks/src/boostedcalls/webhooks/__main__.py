@@ -19,7 +19,7 @@ async def start(nats: NatsSettings, stack: AsyncExitStack, runtime: Runtime) -> 
     """Open everything on the stack and serve. Raises what NATS raises when it is away."""
     bus = await connect(stack, runtime, nats, "webhooks")
     await ensure_streams(bus, PROVIDER_EVENTS, DLQ)
-    await serve(stack, bus, "webhooks", "1.0.0", [Endpoint(INGEST_WEBHOOK, partial(ingest, bus))])
+    await serve(stack, bus, "webhooks", "0.1.0", [Endpoint(INGEST_WEBHOOK, partial(ingest, bus))])
     await serve_health(
         stack, runtime.settings.health_host, runtime.settings.health_port, checks={"nats": bus.connected}
     )

@@ -134,35 +134,53 @@ class Bus:
             pause = min(pause * 2, 0.25)
 
 
-def _callbacks(runtime: Runtime) -> dict[str, Any]:
-    """What nats-py tells us. It awaits these in its read loop, so they only log."""
+class _Watcher:
+    """What nats-py tells us. It awaits these in its read loop, so they only log, and not the same at every try."""
 
-    async def on_error(error: Exception) -> None:
-        log.warning("nats_error", error=str(error)[:500])
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.closing = False
+        self.last_error = ""
 
-    async def on_disconnected() -> None:
-        if not runtime.stopping.is_set():
+    def callbacks(self) -> dict[str, Any]:
+        return {
+            "error_cb": self._on_error,
+            "disconnected_cb": self._on_disconnected,
+            "reconnected_cb": self._on_reconnected,
+            "closed_cb": self._on_closed,
+        }
+
+    async def _on_error(self, error: Exception) -> None:
+        text = (str(error) or type(error).__name__)[:500]
+        if text != self.last_error:
+            log.warning("nats_error", error=text)
+        self.last_error = text
+
+    async def _on_disconnected(self) -> None:
+        if not self.closing:
             log.warning("nats_disconnected")
 
-    async def on_reconnected() -> None:
+    async def _on_reconnected(self) -> None:
+        self.last_error = ""
         log.info("nats_reconnected")
 
-    async def on_closed() -> None:
-        if not runtime.stopping.is_set():
-            runtime.fail("the NATS client closed for good")
-
-    return {
-        "error_cb": on_error,
-        "disconnected_cb": on_disconnected,
-        "reconnected_cb": on_reconnected,
-        "closed_cb": on_closed,
-    }
+    async def _on_closed(self) -> None:
+        if not self.closing:
+            self._runtime.fail("the NATS client closed for good")
 
 
 async def connect(stack: AsyncExitStack, runtime: Runtime, settings: NatsSettings, name: str) -> Bus:
     """Connect, waiting up to 30 s for the server; the connection closes with the stack. Raises Unavailable, also when
     the process is told to stop meanwhile."""
     client = Client()
+    watcher = _Watcher(runtime)
+
+    async def close() -> None:
+        watcher.closing = True
+        # close() while reconnecting raises CancelledError or TypeError; the process ends either way.
+        with contextlib.suppress(BaseException):
+            await asyncio.wait_for(client.close(), 3)
+
     # A client that reconnects for ever also tries its first connection for ever, and hears of no wish to stop.
     connecting = asyncio.create_task(
         client.connect(
@@ -175,7 +193,7 @@ async def connect(stack: AsyncExitStack, runtime: Runtime, settings: NatsSetting
             ping_interval=5,
             max_outstanding_pings=2,
             pending_size=-1,
-            **_callbacks(runtime),
+            **watcher.callbacks(),
         )
     )
     stopping = asyncio.create_task(runtime.stopping.wait())
@@ -186,18 +204,12 @@ async def connect(stack: AsyncExitStack, runtime: Runtime, settings: NatsSetting
         connecting.cancel()
     (failure,) = await asyncio.gather(connecting, return_exceptions=True)
     if failure is not None:
-        await _close(client)
-        raise Unavailable(f"NATS does not answer: {failure}") from failure
+        await close()
+        raise Unavailable(f"NATS does not answer: {watcher.last_error or failure}") from failure
     if client.max_payload < ADVISED_PAYLOAD:
         log.warning("nats_max_payload_small", max_payload=client.max_payload, advised=ADVISED_PAYLOAD)
-    stack.push_async_callback(_close, client)
+    stack.push_async_callback(close)
     return Bus(client, runtime, settings.nats_stream_replicas)
-
-
-async def _close(client: Client) -> None:
-    # close() while reconnecting raises CancelledError or TypeError; the process ends either way.
-    with contextlib.suppress(BaseException):
-        await asyncio.wait_for(client.close(), 3)
 
 
 __all__ = ["Bus", "NatsSettings", "ServiceError", "connect"]

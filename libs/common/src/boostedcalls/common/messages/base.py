@@ -30,6 +30,12 @@ def _no_nul(text: str) -> str:
     return text
 
 
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
 def _in_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
@@ -53,7 +59,7 @@ def _checked_metadata(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_nul)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_nul), AfterValidator(_not_blank)]
 Email = Annotated[EmailStr, Field(max_length=254), AfterValidator(_no_nul)]
 Phone = Annotated[str, Field(min_length=3, max_length=40), AfterValidator(_no_nul)]
 Prompt = Annotated[str, Field(max_length=20_000), AfterValidator(_no_nul)]

@@ -137,7 +137,9 @@ class Call(Answer):
         description="What the request gave, enriched with recordingUrl, stereoRecordingUrl, messages, cost, "
         "costBreakdown"
     )
-    error_code: str | None = Field(description="Why a failed call failed, where we know: not_placed, rejected, …")
+    error_code: str | None = Field(
+        description="Why a failed call failed: rejected, not_placed, provider_failure, lost or timed_out"
+    )
     error_message: str | None
     created_at: Moment
     updated_at: Moment
@@ -170,10 +172,15 @@ class CallId(Model):
 
 
 class TimelineEntry(Answer):
+    """One thing that became known of a call. `at` is the time that its source gives."""
+
     id: UUID
     at: Moment
-    type: str
-    source: str
+    type: str = Field(
+        description="created, dispatch (an attempt whose outcome is unclear), create-answer, status-update, "
+        "end-of-call-report, call-snapshot, cancel, or verdict (the service's own)"
+    )
+    source: str = Field(description="user, dispatch, webhook, sync, or service")
     status: str | None
     detail: dict[str, object] | None
 

@@ -23,6 +23,7 @@ from boostedcalls.calls.state import Fact, Source, timeline_entry
 from boostedcalls.calls.vapi import Json, Limited, NotSent, Placed, ProviderError, Refused, Unclear, Vapi
 from boostedcalls.common.context import Caller
 from boostedcalls.common.db import Pool, transaction
+from boostedcalls.common.db import connection as reading
 from boostedcalls.common.errors import Unavailable
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.calls import CallStatus
@@ -185,7 +186,8 @@ async def _fail(deps: Deps, who: Caller, row: store.Row, code: str, message: str
 
 async def _give_up_if_overdue(deps: Deps, who: Caller, call_id: UUID) -> None:
     """A call that nobody could place in time is not placed later, when nobody expects it any more."""
-    record = await deps.pool.fetchrow("SELECT * FROM calls.calls WHERE id = $1", call_id)
+    async with reading(deps.pool) as connection:
+        record = await connection.fetchrow("SELECT * FROM calls.calls WHERE id = $1", call_id)
     if record is None or record["dispatch_started_at"] or record["dispatch_closed"] or record["provider_call_id"]:
         return
     age = datetime.now(UTC) - record["created_at"]

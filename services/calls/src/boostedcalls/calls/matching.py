@@ -75,7 +75,7 @@ async def apply(
         if item.provider_call_id not in by_provider and (change := _claimed(changes, item, secret)):
             change.provider_call_id = item.provider_call_id
             by_provider[item.provider_call_id] = change.row["id"]
-            if change.row["dispatch_closed"] and not change.hang_up_wanted:
+            if change.row["dispatch_closed"] and not change.row["hang_up_wanted"]:
                 LATE.inc()
     for item in known:
         if call_id := by_provider.get(item.provider_call_id):

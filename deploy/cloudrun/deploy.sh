@@ -5,7 +5,8 @@
 #   contacts, calls, webhooks   worker pools: they take their work from NATS and have no port to call
 #   migrate                     a job, run to its end before the new version serves
 #
-# Before the first run, once (see also the one-time steps for the service account in README.md):
+# Before the first run, once:
+#   - a service account for $SERVICE_ACCOUNT: gcloud iam service-accounts create boostedcalls
 #   - an Artifact Registry repository: gcloud artifacts repositories create boostedcalls --repository-format=docker \
 #       --location=$REGION
 #   - a Postgres (Cloud SQL, Supabase, …) and a NATS with JetStream, both reachable from $NETWORK. Cloud Run has no disk

@@ -93,7 +93,8 @@ async def list_calls(request: Request, query: Annotated[CallsQuery, Query()]) ->
     responses=answers(CREATE_CALL, *BODY),
 )
 async def create_call(request: Request, call: CreateCall) -> Response:
-    """`vapi_call_id` is null while it is unknown whether the provider took the call. It is never placed again."""
+    """`vapi_call_id` is null while it is unknown whether the provider took the call; it is then looked for, and never
+    placed a second time. A second POST is a second call: after a time-out of your own, look at the list first."""
     return await forward(request, CREATE_CALL, call, status=201, timeout=_CREATE_TIMEOUT)
 
 
@@ -147,6 +148,7 @@ async def cancel_call(request: Request, call_id: UUID) -> Response:
     responses=answers(SYNC_CALL, "validation_failed"),
 )
 async def sync_call(request: Request, call_id: UUID) -> Response:
+    """Ask the provider now, and answer with what is known then. Active calls are asked about without this too."""
     return await forward(request, SYNC_CALL, CallId(call_id=call_id), timeout=_PROVIDER_TIMEOUT)
 
 

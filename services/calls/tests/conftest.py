@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -35,7 +34,7 @@ from boostedcalls.common.bus.streams import (
 )
 from boostedcalls.common.context import caller, new_id
 from boostedcalls.common.db import DatabaseSettings, open_pool, reachable, transaction
-from boostedcalls.common.events import PROVIDER_MESSAGE, ProviderEvent, cloud_event
+from boostedcalls.common.events import PROVIDER_MESSAGE, ProviderEvent
 from boostedcalls.common.outbox import Relay
 from boostedcalls.common.runtime import Runtime, RuntimeSettings
 
@@ -54,7 +53,6 @@ class World:
         self.deps = service.deps
         self.bus = service.bus
         self.runtime = runtime
-        self._sent = 0
 
     async def insert(self, user_id: UUID, **columns: Any) -> store.Row:
         """A new call of the user, not yet dispatched."""
@@ -90,17 +88,14 @@ class World:
             received_at=datetime.now(UTC),
             message=message,
         )
-        self._sent += 1
-        subject = subjects.provider_event(kind, provider_call_id)
-        await self.bus.publish(
-            subject,
+        await self.bus.publish_event(
+            PROVIDER_MESSAGE,
+            subjects.provider_event(kind, provider_call_id),
             event.model_dump_json().encode(),
-            stream=PROVIDER_EVENTS,
-            message_id=hashlib.sha256(f"{new_id()}".encode()).hexdigest(),
-            headers=cloud_event(
-                PROVIDER_MESSAGE, str(new_id()), "/t", subject, event.received_at, caller().traceparent
-            ),
-            timeout=5,
+            event_id=str(new_id()),
+            source="/t",
+            at=event.received_at,
+            traceparent=NO_TRACE,
         )
 
     def consume(self, times: int = 1) -> list[asyncio.Task[Any]]:

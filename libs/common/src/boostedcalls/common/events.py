@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
-from boostedcalls.common.messages.base import Moment
+from boostedcalls.common.messages.base import Moment, rfc3339
 from boostedcalls.common.messages.calls import CallStatus, Outcome
 
 
@@ -131,7 +131,7 @@ def cloud_event(
         "ce-type": kind.type,
         "ce-source": source,
         "ce-subject": subject,
-        "ce-time": at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "ce-time": rfc3339(at),
         "ce-datacontenttype": "application/json",
         "traceparent": traceparent,
     }

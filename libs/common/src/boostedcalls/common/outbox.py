@@ -11,8 +11,6 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from uuid import UUID
 
 import asyncpg
 from prometheus_client import Counter
@@ -21,7 +19,7 @@ from boostedcalls.common.bus import Bus
 from boostedcalls.common.context import new_id
 from boostedcalls.common.db import Connection, Pool, transaction
 from boostedcalls.common.errors import Unavailable
-from boostedcalls.common.events import ALL, EventData, EventType, cloud_event
+from boostedcalls.common.events import ALL, EventData, EventType
 from boostedcalls.common.logs import get_logger
 
 log = get_logger(__name__)
@@ -92,34 +90,33 @@ class Relay:
                 f" (SELECT id FROM {self._schema}.outbox WHERE claimed_until < now() ORDER BY id LIMIT {_BATCH}"
                 " FOR UPDATE SKIP LOCKED) RETURNING id, event_id, type, subject, data, traceparent, at"
             )
+        if not rows:
+            return 0
         rows.sort(key=lambda row: row["id"])
         results = await asyncio.gather(*(self._publish(row) for row in rows), return_exceptions=True)
-        done = [row["id"] for row, result in zip(rows, results, strict=True) if not isinstance(result, BaseException)]
-        failed = [result for result in results if isinstance(result, BaseException)]
+        outcomes = [(row["id"], result) for row, result in zip(rows, results, strict=True)]
+        done = [row_id for row_id, result in outcomes if not isinstance(result, BaseException)]
+        failed = [(row_id, result) for row_id, result in outcomes if isinstance(result, BaseException)]
         async with transaction(self._pool) as connection:
             if done:
                 await connection.execute(f"DELETE FROM {self._schema}.outbox WHERE id = ANY($1)", done)  # noqa: S608
             if failed:
                 await connection.execute(
                     f"UPDATE {self._schema}.outbox SET claimed_until = now() WHERE id = ANY($1)",  # noqa: S608
-                    [row["id"] for row in rows if row["id"] not in set(done)],
+                    [row_id for row_id, _ in failed],
                 )
         PUBLISHED.labels(self._schema).inc(len(done))
         if failed:
-            raise Unavailable(f"{len(failed)} events not published: {failed[0]}")
+            raise Unavailable(f"{len(failed)} events not published: {failed[0][1]}")
         return len(rows)
 
     async def _publish(self, row: asyncpg.Record) -> None:
-        kind = _TYPES[row["type"]]
-        event_id: UUID = row["event_id"]
-        at: datetime = row["at"]
-        await self._bus.publish(
+        await self._bus.publish_event(
+            _TYPES[row["type"]],
             row["subject"],
             row["data"],
-            stream=kind.stream,
-            message_id=str(event_id),
-            headers=cloud_event(
-                kind, str(event_id), f"/{self._schema}", row["subject"], at.astimezone(UTC), row["traceparent"]
-            ),
-            timeout=5.0,
+            event_id=str(row["event_id"]),
+            source=f"/{self._schema}",
+            at=row["at"],
+            traceparent=row["traceparent"],
         )

@@ -12,7 +12,7 @@ from boostedcalls.calls.dispatch import Deps
 from boostedcalls.calls.schedule import Stage
 from boostedcalls.calls.state import TERMINAL, Fact, Source, timeline_entry
 from boostedcalls.calls.stats import stats
-from boostedcalls.calls.vapi import Json, ProviderError
+from boostedcalls.calls.vapi import ProviderError
 from boostedcalls.common.bus import Bus
 from boostedcalls.common.context import Caller, new_id
 from boostedcalls.common.db import connection as reading
@@ -179,19 +179,19 @@ async def get_call(service: Service, who: Caller, request: CallId) -> Call:
     if claimed:
         try:
             async with asyncio.timeout(_ON_READ_IN_ALL):
-                row, _ = await _sync(service, who, row, _ON_READ)
+                row = await _sync(service, who, row, _ON_READ)
         except (ProviderError, ServiceError, Unavailable, TimeoutError) as error:
             log.warning("sync_on_read_failed", call_id=str(row["id"]), reason=str(error) or "timeout")
     return queries.call_model(row)
 
 
-async def _sync(service: Service, who: Caller, row: store.Row, timeout: float) -> tuple[store.Row, Json]:
+async def _sync(service: Service, who: Caller, row: store.Row, timeout: float) -> store.Row:
     """Ask the provider and join its answer at once; the same report, recorded in the stream, changes nothing later.
     Raises ProviderError, and what publishing raises."""
     call = await service.deps.vapi.get_call(row["provider_call_id"], timeout)
     event = await sync.record_snapshot(service.bus, who, call)
     learned = store.Change(row, reports.facts_of(event), control_url=dispatch.control_url(call))
-    return await dispatch.change(service.deps, who, row["id"], learned), call
+    return await dispatch.change(service.deps, who, row["id"], learned)
 
 
 def _provider_problem(error: ProviderError) -> ServiceError:
@@ -207,7 +207,7 @@ async def sync_call(service: Service, who: Caller, request: CallId) -> Call:
     try:
         match schedule.stage(row):
             case Stage.FOLLOW | Stage.SETTLED if row["provider_call_id"]:
-                row, _ = await _sync(service, who, row, 5.0)
+                row = await _sync(service, who, row, 5.0)
             case Stage.RECONCILE:
                 if await dispatch.reconcile(deps, who, row) is None:
                     raise ProviderError("the provider did not answer")
@@ -251,13 +251,13 @@ async def _hang_up_and_cancel(service: Service, who: Caller, row: store.Row) -> 
     deps = service.deps
     try:
         if not row["control_url"]:
-            row, _ = await _sync(service, who, row, 5.0)
+            row = await _sync(service, who, row, 5.0)
         if row["status"] not in TERMINAL:
             await deps.vapi.end_call(row["control_url"] or "")
     except ProviderError as refusal:
         # It may have ended in this very moment: then that is the answer, and not the refusal.
         try:
-            row, _ = await _sync(service, who, row, 5.0)
+            row = await _sync(service, who, row, 5.0)
         except ProviderError as error:
             raise _provider_problem(error) from error
         if row["status"] not in TERMINAL:

@@ -60,11 +60,11 @@ def _known(arrivals: Sequence[Arrival]) -> list[_Known]:
 
 async def apply(
     connection: Connection, arrivals: Sequence[Arrival], settings: CallsSettings, secret: bytes, traceparent: str
-) -> list[store.Row]:
-    """Join the arrivals into their calls in the caller's transaction; return the calls' rows as they are now."""
+) -> None:
+    """Join the arrivals into their calls in the caller's transaction."""
     known = _known(arrivals)
     if not known:
-        return []
+        return
     provider_ids = {item.provider_call_id for item in known}
     rows = await store.lock(connection, {item.claim[0] for item in known if item.claim}, provider_ids)
     changes = {row["id"]: store.Change(row) for row in rows}
@@ -86,9 +86,8 @@ async def apply(
     adopted = [change for change in changes.values() if change.provider_call_id]
     await unpark(connection, adopted)
     touched = [change for change in changes.values() if change.facts]
-    written = await store.write(connection, touched, settings, traceparent)
+    await store.write(connection, touched, settings, traceparent)
     _count_unmapped(known)
-    return written
 
 
 def _claimed(changes: dict[UUID, store.Change], item: _Known, secret: bytes) -> store.Change | None:

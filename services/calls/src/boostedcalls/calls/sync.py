@@ -30,7 +30,7 @@ from boostedcalls.common.context import Caller, caller, new_id
 from boostedcalls.common.db import PASSING, transaction
 from boostedcalls.common.db import connection as reading
 from boostedcalls.common.errors import Poison, ServiceError, Unavailable
-from boostedcalls.common.events import PROVIDER_MESSAGE, SYNC_DUE, ProviderEvent, SyncJob, cloud_event
+from boostedcalls.common.events import PROVIDER_MESSAGE, SYNC_DUE, ProviderEvent, SyncJob
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.calls import CallStatus
 from boostedcalls.common.redact import redact
@@ -117,14 +117,14 @@ async def publish_all(deps: Deps, bus: Bus) -> int:
 async def _publish(bus: Bus, who: Caller, ids: Sequence[UUID]) -> None:
     for start in range(0, len(ids), _JOB_CALLS):
         job = SyncJob(call_ids=list(ids[start : start + _JOB_CALLS]))
-        event_id = str(new_id())
-        await bus.publish(
+        await bus.publish_event(
+            SYNC_DUE,
             subjects.JOB_SYNC,
             job.model_dump_json().encode(),
-            stream=SYNC_DUE.stream,
-            message_id=event_id,
-            headers=cloud_event(SYNC_DUE, event_id, "/calls", subjects.JOB_SYNC, datetime.now(UTC), who.traceparent),
-            timeout=5.0,
+            event_id=str(new_id()),
+            source="/calls",
+            at=datetime.now(UTC),
+            traceparent=who.traceparent,
         )
 
 
@@ -261,12 +261,14 @@ async def _record(bus: Bus, who: Caller, call: dict[str, Any]) -> ProviderEvent:
         received_at=datetime.now(UTC),
         message={"call": call},
     )
-    subject = subjects.provider_event(event.kind, event.provider_call_id)
-    event_id = str(new_id())
-    data = event.model_dump_json().encode()
-    message_id = hashlib.sha256(orjson.dumps(event.message, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    headers = cloud_event(PROVIDER_MESSAGE, event_id, "/calls", subject, event.received_at, who.traceparent)
-    await bus.publish(
-        subject, data, stream=PROVIDER_MESSAGE.stream, message_id=message_id, headers=headers, timeout=5.0
+    await bus.publish_event(
+        PROVIDER_MESSAGE,
+        subjects.provider_event(event.kind, event.provider_call_id),
+        event.model_dump_json().encode(),
+        event_id=str(new_id()),
+        source="/calls",
+        at=event.received_at,
+        traceparent=who.traceparent,
+        message_id=hashlib.sha256(orjson.dumps(event.message, option=orjson.OPT_SORT_KEYS)).hexdigest(),
     )
     return event

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ import httpx2 as httpx
 from boostedcalls.calls.settings import ProviderSettings
 from boostedcalls.common import lenient_json
 from boostedcalls.common.logs import get_logger
+from boostedcalls.common.messages.base import rfc3339
 
 log = get_logger(__name__)
 
@@ -154,8 +155,8 @@ class Vapi:
         """All calls created in [since, until]. The API has no cursor: a full page means that the window is halved.
         Raises ProviderError."""
         params = {
-            "createdAtGe": since.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "createdAtLe": until.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "createdAtGe": rfc3339(since, "milliseconds"),
+            "createdAtLe": rfc3339(until, "milliseconds"),
             "limit": _LIST_LIMIT,
         }
         found = await self._get("/call", params)

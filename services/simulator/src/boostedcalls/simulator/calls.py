@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 from uuid_utils.compat import uuid7
 
+from boostedcalls.common.messages.base import rfc3339
 from boostedcalls.simulator.files import AppendLog, read_records, replace_records
 from boostedcalls.simulator.requests import Behaviour, ListFilters, behaviour_of
 
@@ -62,7 +63,7 @@ def now() -> datetime:
 
 def iso(moment: datetime) -> str:
     """`2026-11-22T10:29:52.114Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return rfc3339(moment, "milliseconds")
 
 
 class Calls:

@@ -10,10 +10,10 @@ from prometheus_client import Counter
 from boostedcalls.common import subjects
 from boostedcalls.common.bus import Bus
 from boostedcalls.common.bus.connection import REQUEST_ID, TRACEPARENT
-from boostedcalls.common.bus.streams import DLQ, PROVIDER_EVENTS
+from boostedcalls.common.bus.streams import DLQ
 from boostedcalls.common.context import Caller
 from boostedcalls.common.errors import ServiceError
-from boostedcalls.common.events import PROVIDER_MESSAGE, ProviderEvent, cloud_event
+from boostedcalls.common.events import PROVIDER_MESSAGE, ProviderEvent
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK
 from boostedcalls.webhooks.answers import OK, answer_to
@@ -55,13 +55,14 @@ async def _publish(bus: Bus, who: Caller, body: bytes, message: Message) -> None
         received_at=now,
         message=dict(message.content),
     )
-    subject = subjects.provider_event(message.kind, message.call_id)
-    await bus.publish(
-        subject,
+    await bus.publish_event(
+        PROVIDER_MESSAGE,
+        subjects.provider_event(message.kind, message.call_id),
         event.model_dump_json().encode(),
-        stream=PROVIDER_EVENTS,
-        message_id=digest,
-        headers=cloud_event(PROVIDER_MESSAGE, digest, "/webhooks", subject, now, who.traceparent),
+        event_id=digest,
+        source="/webhooks",
+        at=now,
+        traceparent=who.traceparent,
         timeout=_PUBLISH_SECONDS,
     )
     STORED.labels(message.label).inc()

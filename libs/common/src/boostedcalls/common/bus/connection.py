@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from datetime import datetime
 from time import monotonic
 from typing import Any
 
@@ -26,6 +27,7 @@ from pydantic import Field, SecretStr
 
 from boostedcalls.common.context import Caller
 from boostedcalls.common.errors import ServiceError, Unavailable, parse_problem, problem
+from boostedcalls.common.events import EventType, cloud_event
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.runtime import Runtime
 from boostedcalls.common.settings import Settings
@@ -132,6 +134,26 @@ class Bus:
                     raise Unavailable(f"{stream}: {type(error).__name__}: {error}") from error
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.25)
+
+    async def publish_event(
+        self,
+        kind: EventType,
+        subject: str,
+        data: bytes,
+        *,
+        event_id: str,
+        source: str,
+        at: datetime,
+        traceparent: str,
+        message_id: str | None = None,
+        timeout: float = 5.0,
+    ) -> int:
+        """Store an event in its stream, with its CloudEvents headers; repeats are told by `message_id`, else by
+        `event_id`. Raises what `publish` raises."""
+        headers = cloud_event(kind, event_id, source, subject, at, traceparent)
+        return await self.publish(
+            subject, data, stream=kind.stream, message_id=message_id or event_id, headers=headers, timeout=timeout
+        )
 
 
 class _Watcher:

@@ -24,7 +24,8 @@ MAX_WEBHOOK_BODY = 4 * 1024 * 1024
 MAX_METADATA_BYTES = 16 * 1024
 
 
-def _no_nul(text: str) -> str:
+def no_nul(text: str) -> str:
+    """The text itself. Raises ValueError when it holds a NUL character, which Postgres cannot carry."""
     if "\x00" in text:
         raise ValueError("must not contain the NUL character")
     return text
@@ -43,8 +44,9 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("is out of range") from None
 
 
-def _rfc3339(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+def rfc3339(moment: datetime, timespec: str = "auto") -> str:
+    """A time as the API, the events and the provider write it: UTC, with `Z`; `timespec` as in `isoformat`."""
+    return moment.astimezone(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def _checked_metadata(value: dict[str, Any]) -> dict[str, Any]:
@@ -59,19 +61,23 @@ def _checked_metadata(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_nul), AfterValidator(_not_blank)]
-Email = Annotated[EmailStr, Field(max_length=254), AfterValidator(_no_nul)]
-Phone = Annotated[str, Field(min_length=3, max_length=40), AfterValidator(_no_nul)]
-Prompt = Annotated[str, Field(max_length=20_000), AfterValidator(_no_nul)]
-Line = Annotated[str, Field(max_length=2_000), AfterValidator(_no_nul)]
-Id = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_no_nul)]
-Query = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_nul)]
+def _as_json(moment: datetime) -> str:
+    return rfc3339(moment)
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(no_nul), AfterValidator(_not_blank)]
+Email = Annotated[EmailStr, Field(max_length=254), AfterValidator(no_nul)]
+Phone = Annotated[str, Field(min_length=3, max_length=40), AfterValidator(no_nul)]
+Prompt = Annotated[str, Field(max_length=20_000), AfterValidator(no_nul)]
+Line = Annotated[str, Field(max_length=2_000), AfterValidator(no_nul)]
+Id = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(no_nul)]
+Query = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(no_nul)]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(_checked_metadata)]
 Cursor = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_-]+$")]
 Moment = Annotated[
     AwareDatetime,
     AfterValidator(_in_utc),
-    PlainSerializer(_rfc3339, return_type=str, when_used="json"),
+    PlainSerializer(_as_json, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 
@@ -98,7 +104,7 @@ class Goal(Model):
     success_criteria: Line | None = Field(None, alias="successCriteria", serialization_alias="successCriteria")
 
 
-GoalText = Annotated[str, Field(min_length=1, max_length=2_000), AfterValidator(_no_nul)]
+GoalText = Annotated[str, Field(min_length=1, max_length=2_000), AfterValidator(no_nul)]
 Goals = Annotated[list[GoalText | Goal], Field(max_length=50)]
 
 

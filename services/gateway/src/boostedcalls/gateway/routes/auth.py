@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from starlette.responses import Response
 
 from boostedcalls.common.errors import problem
-from boostedcalls.common.messages.base import Answer, Email, Model
+from boostedcalls.common.messages.base import Answer, Email, Model, no_nul
 from boostedcalls.gateway.auth import issue_access
 from boostedcalls.gateway.deps import Deps, deps_of
 from boostedcalls.gateway.forward import json_response
@@ -26,12 +26,6 @@ _NO_STORE = {"Cache-Control": "no-store"}
 _FAULTS = (*BODY, "unavailable", "internal_error")
 
 
-def _no_nul(text: str) -> str:
-    if "\x00" in text:
-        raise ValueError("must not contain the NUL character")
-    return text
-
-
 def _bounded(password: str) -> str:
     if len(password.encode()) > MAX_BYTES:
         raise ValueError(f"must not be longer than {MAX_BYTES} bytes")
@@ -44,10 +38,10 @@ def _strong(password: str) -> str:
     return password
 
 
-Username = Annotated[str, Field(min_length=1, max_length=254), AfterValidator(_no_nul)]
-Password = Annotated[str, Field(min_length=1, max_length=MAX_BYTES), AfterValidator(_no_nul), AfterValidator(_bounded)]
+Username = Annotated[str, Field(min_length=1, max_length=254), AfterValidator(no_nul)]
+Password = Annotated[str, Field(min_length=1, max_length=MAX_BYTES), AfterValidator(no_nul), AfterValidator(_bounded)]
 NewPassword = Annotated[Password, AfterValidator(_strong)]
-RefreshToken = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_no_nul)]
+RefreshToken = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(no_nul)]
 
 
 class Login(Model):

@@ -28,7 +28,8 @@ RUN uv sync --frozen --only-group services --no-editable
 FROM python:3.13-slim
 RUN groupadd --gid 10001 app \
     && useradd --uid 10001 --gid app --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin app \
-    && install -d -o app -g app /data
+    && install -d -o app -g app /data \
+    && install -d -o app -g app -m 700 /var/lib/boostedcalls/spool
 COPY --from=build /app /app
 COPY --chmod=755 scripts/entrypoint /usr/local/bin/boostedcalls
 ENV PATH=/app/bin:$PATH \

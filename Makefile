@@ -5,7 +5,7 @@ DEVKIT := $(PYTHON) -m boostedcalls.devkit
 RUN_HOME := $(or $(BOOSTEDCALLS_HOME),.run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fmt migrate user sync-stale up down logs
+.PHONY: help setup run test check fmt migrate user sync-stale dead-letters audit chaos chaos-awaits up down logs
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,18 @@ user: setup ## Add a user: EMAIL=… PASSWORD=… (asked for when left out)
 
 sync-stale: setup ## Ask the provider about every call without news, now
 	@exec $(DEVKIT) exec calls sync-stale
+
+dead-letters: setup ## What could not be handled: ARGS="list --since 2h", ARGS="replay --call ID --dry-run"
+	@exec $(DEVKIT) exec calls dead-letters $(or $(ARGS),list)
+
+audit: setup ## Count the provider's events that are applied, dead-lettered, pending; fails when one is none of these
+	@exec $(DEVKIT) exec calls audit
+
+chaos: setup ## Kill everything at random under load, then check the books: CHAOS_SECONDS (600), CHAOS_SEED
+	@exec $(PYTHON) -m chaos
+
+chaos-awaits: setup ## Kill the process at every await of the paths that matter, then check the books
+	@exec $(PYTHON) -m chaos.every_await
 
 up: ## Start everything in containers (docker compose)
 	docker compose up --build --detach

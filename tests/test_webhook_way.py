@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
+from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
@@ -172,7 +173,7 @@ async def test_broken_body_is_answered_200_and_kept_with_a_reason(post, bus, bod
     mark = uuid4().hex.encode()
     assert await post(body % mark) == {"ok": True}
     (kept,) = [message for message in await stored(bus, DLQ) if mark in message.data]
-    assert kept.subject == "bc.dlq.webhook"
+    assert kept.subject == f"bc.dlq.webhook.{sha256(body % mark).hexdigest()[:32]}"
     assert kept.headers["Bc-Reason"]
 
 

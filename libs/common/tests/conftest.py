@@ -1,5 +1,6 @@
 """A bus on a real server."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -28,3 +29,9 @@ async def new_bus(nats_server) -> AsyncGenerator[NewBus]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def bus(new_bus: NewBus) -> Bus:
     return await new_bus()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for what happens elsewhere; pytest's own limit ends a wait in vain."""
+    while not holds():  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(0.05)

@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import orjson
 import pytest
@@ -14,7 +16,7 @@ from boostedcalls.common.bus import Endpoint, endpoint, serve
 from boostedcalls.common.bus.rpc import CONCURRENCY
 from boostedcalls.common.context import Caller, caller, new_id
 from boostedcalls.common.errors import ServiceError, Unavailable, problem
-from boostedcalls.common.messages.base import Rpc
+from boostedcalls.common.messages.base import Replayed, Rpc
 
 _NUMBERS = itertools.count(1)
 
@@ -61,6 +63,16 @@ async def test_answer_reaches_the_asker_with_the_callers_identity_passed_on(bus,
     assert (found.user_id, found.request_id) == (who.user_id, "request-1")
     assert found.traceparent.split("-")[1] == trace
     assert found.traceparent != who.traceparent
+
+
+async def test_time_at_which_something_came_in_is_passed_on(bus, answering):
+    async def handle(who, data):
+        return str(who.received_at).encode()
+
+    subject = await answering(handle)
+    came_in = datetime(2026, 11, 22, 10, 30, 9, 123456, UTC)
+    assert await bus.request(subject, b"", replace(caller(), received_at=came_in)) == str(came_in).encode()
+    assert await bus.request(subject, b"", caller()) == b"None"
 
 
 async def test_work_of_nobody_has_no_user(bus, answering):
@@ -172,6 +184,40 @@ async def test_service_error_reaches_the_asker_whole(bus, answering):
         raise sent
 
     assert vars(await refused(bus.request(await answering(handle), b"", caller()))) == vars(sent)
+
+
+async def test_answer_given_before_reaches_the_asker_as_such_and_no_other_does(bus, answering):
+    async def handle(who, data):
+        return Replayed(data) if data == b"old" else data
+
+    subject = await answering(handle)
+    assert [type(await bus.request(subject, data, caller())) for data in (b"old", b"new")] == [Replayed, bytes]
+    assert await bus.request(subject, b"old", caller()) == b"old"
+    message = await bus.client.request(subject, b"old", timeout=5)
+    assert message.headers == {"Bc-Replayed": "true"}
+
+
+async def test_error_given_before_reaches_the_asker_as_such_under_its_own_request_id(bus, answering):
+    sent = problem("provider_error", "no", instance="/api/calls/1/")
+    sent.replayed = True
+
+    async def handle(who, data):
+        raise sent
+
+    subject = await answering(handle)
+    assert vars(await refused(bus.request(subject, b"", caller()))) == vars(sent)
+    message = await bus.client.request(subject, b"", timeout=5, headers={"Bc-Request-Id": "again"})
+    assert (message.headers["Bc-Replayed"], orjson.loads(message.data)["request_id"]) == ("true", "again")
+
+
+async def test_bytes_of_a_handler_are_sent_as_they_are(bus, new_bus):
+    async def handler(deps, who, request: Question) -> bytes:
+        return b'{ "text": "1" }'
+
+    rpc = Rpc(f"bc.svc.test.s{next(_NUMBERS)}", Question, Reply)
+    async with AsyncExitStack() as stack:
+        await serve(stack, await new_bus(), "test", "1.0.0", [endpoint(rpc, handler, None)])
+        assert await bus.request(rpc.subject, b'{"number":1}', caller()) == b'{ "text": "1" }'
 
 
 async def test_missing_part_is_told_as_unavailable_with_a_time_to_try_again(bus, answering):

@@ -5,9 +5,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from boostedcalls.common.bus import NatsSettings, connect
-from boostedcalls.common.errors import Unavailable
+from boostedcalls.common.bus import Endpoint, NatsSettings, connect, serve
+from boostedcalls.common.context import caller
+from boostedcalls.common.errors import ServiceError, Unavailable
 from boostedcalls.common.runtime import Runtime, RuntimeSettings
+from boostedcalls.devkit import servers
 
 
 async def test_a_process_told_to_stop_while_nats_is_away_stops_waiting_for_it():
@@ -19,3 +21,35 @@ async def test_a_process_told_to_stop_while_nats_is_away_stops_waiting_for_it():
         runtime.stop()
         with pytest.raises(Unavailable):
             await asyncio.wait_for(connecting, 8)
+
+
+async def test_a_process_with_work_to_do_without_nats_gets_its_bus_and_the_connection_when_the_server_comes(tmp_path):
+    runtime = Runtime(RuntimeSettings(_env_file=None))
+    async with servers.nats_server(tmp_path / "nats") as server, AsyncExitStack() as stack:
+        await server.stop()
+        settings = NatsSettings(nats_url=server.url, _env_file=None)
+        bus = await connect(stack, runtime, settings, "test", wait=False)
+        with pytest.raises(ServiceError) as caught:
+            await bus.request("bc.svc.test.away", b"x" * 5_000_000, caller())
+        assert (caught.value.code, await bus.connected()) == ("unavailable", False)
+        await server.start()
+        async with asyncio.timeout(20):
+            while not await bus.connected():  # noqa: ASYNC110 - a property is all there is to wait for
+                await asyncio.sleep(0.05)
+        await serve(stack, bus, "test", "1.0.0", [Endpoint("bc.svc.test.back", echo)])
+        assert await bus.request("bc.svc.test.back", b"x" * 5_000_000, caller()) == b"x" * 5_000_000
+        runtime.stop()
+    assert not runtime.failed
+
+
+async def test_a_process_told_to_stop_before_nats_ever_came_ends_in_order():
+    runtime = Runtime(RuntimeSettings(_env_file=None))
+    async with AsyncExitStack() as stack:
+        settings = NatsSettings(nats_url="nats://127.0.0.1:9", _env_file=None)
+        await connect(stack, runtime, settings, "test", wait=False)
+        runtime.stop()
+    assert not runtime.failed
+
+
+async def echo(_, data):
+    return data

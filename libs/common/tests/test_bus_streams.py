@@ -1,12 +1,13 @@
 """Publishing and consuming on a real server; what is told to the server is read off the wire."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import pytest_asyncio
+from nats.js.api import ConsumerConfig, DeliverPolicy
 
-from boostedcalls.common.bus import Bus, consume, ensure_streams
+from boostedcalls.common.bus import Bus, Delivery, consume, dead_letter, ensure_streams
 from boostedcalls.common.bus.consume import MAX_DELIVERIES
 from boostedcalls.common.bus.streams import DLQ, JOBS, PROVIDER_EVENTS, STREAMS, Consumer, ensure_consumer
 from boostedcalls.common.context import new_id
@@ -108,6 +109,25 @@ async def test_stream_that_differs_is_updated_and_keeps_its_messages_and_an_oper
     await bus.jetstream.update_stream(info.config.evolve(max_bytes=-1))
 
 
+async def test_consumer_that_an_operator_made_is_brought_to_what_it_must_be_and_begins_where_he_wanted(bus):
+    consumer = own_consumer(batch=8)
+    sequences = [await publish(bus) for _ in range(3)]
+    await bus.jetstream.add_consumer(
+        PROVIDER_EVENTS,
+        ConsumerConfig(
+            durable_name=consumer.durable,
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=sequences[2],
+            max_deliver=3,
+        ),
+    )
+    for _ in range(2):
+        await ensure_consumer(bus, consumer)
+    info = await bus.jetstream.consumer_info(PROVIDER_EVENTS, consumer.durable)
+    assert (info.config.max_deliver, info.config.max_ack_pending, info.config.ack_wait) == (-1, 32, 30.0)
+    assert info.num_pending == 1
+
+
 async def test_full_flight_recorder_refuses_new_messages_and_keeps_the_old(bus):
     await publish(bus, b"old")
     config = (await bus.jetstream.stream_info(PROVIDER_EVENTS)).config
@@ -152,11 +172,13 @@ async def test_poison_in_a_batch_stands_alone_in_the_dead_letters(bus, consuming
     await consuming(consumer, handler)
     await settled(bus, consumer)
     assert sorted(alone) == [b"a", b"b", b"c"]
-    letter = await bus.jetstream.get_last_msg(DLQ, "bc.dlq.PROVIDER_EVENTS")
+    letter = await bus.jetstream.get_last_msg(DLQ, f"bc.dlq.PROVIDER_EVENTS.{sequences[b'poison']}")
     assert letter.data == b"poison"
     assert letter.headers["Bc-Origin-Stream"] == PROVIDER_EVENTS
     assert letter.headers["Bc-Origin-Subject"] == SUBJECT
     assert letter.headers["Bc-Origin-Sequence"] == str(sequences[b"poison"])
+    stored = await bus.jetstream.get_msg(PROVIDER_EVENTS, sequences[b"poison"])
+    assert abs(datetime.fromisoformat(letter.headers["Bc-Origin-Time"]) - stored.time) < timedelta(milliseconds=1)
     assert letter.headers["Bc-Deliveries"] == "1"
     assert letter.headers["Bc-Reason"].startswith("Poison: cannot be read: ?xxx")
     assert len(letter.headers["Bc-Reason"]) <= 500
@@ -167,7 +189,7 @@ async def test_dead_letter_is_confirmed_before_the_message_is_given_up(bus, new_
     spy = await new_bus()
     wire = await spy.client.subscribe(">")
     await spy.client.flush()
-    await publish(bus, b"poison")
+    sequence = await publish(bus, b"poison")
 
     async def handler(deliveries):
         raise Poison("never")
@@ -178,7 +200,7 @@ async def test_dead_letter_is_confirmed_before_the_message_is_given_up(bus, new_
     steps: list[str] = []
     while "term" not in steps:
         message = await wire.next_msg(timeout=5)
-        if message.subject == "bc.dlq.PROVIDER_EVENTS":
+        if message.subject == f"bc.dlq.PROVIDER_EVENTS.{sequence}":
             steps.append("letter")
         elif b'"stream":"DLQ"' in message.data and b'"seq":' in message.data and b'"type"' not in message.data:
             steps.append("confirmed")
@@ -200,6 +222,72 @@ async def test_same_poison_twice_is_one_dead_letter(bus, consuming):
     assert (await bus.jetstream.stream_info(DLQ)).state.messages == 1
 
 
+async def test_process_that_dies_between_the_dead_letter_and_giving_up_leaves_one_dead_letter(bus, consuming):
+    sequence = await publish(bus, b"poison")
+    consumer = own_consumer(ack_wait=0.5)
+    await ensure_consumer(bus, consumer)
+    dead = await bus.jetstream.pull_subscribe_bind(durable=consumer.durable, stream=PROVIDER_EVENTS)
+    (message,) = await dead.fetch(1, timeout=5)
+    meta = message.metadata
+    delivery = Delivery(message.subject, message.data, {}, meta.sequence.stream, meta.num_delivered, meta.timestamp)
+    await dead_letter(bus, PROVIDER_EVENTS, delivery, "Poison: never")
+    await dead.unsubscribe()
+    seen: list[int] = []
+
+    async def handler(deliveries):
+        seen.extend(delivery.deliveries for delivery in deliveries)
+        raise Poison("never")
+
+    await consuming(consumer, handler)
+    await settled(bus, consumer)
+    assert seen == [2]
+    assert (await bus.jetstream.stream_info(DLQ)).state.messages == 1
+    assert (await bus.jetstream.get_last_msg(DLQ, f"bc.dlq.PROVIDER_EVENTS.{sequence}")).data == b"poison"
+
+
+async def test_poison_of_a_stream_made_anew_is_not_taken_for_that_with_the_same_number_before(bus, consuming):
+    async def handler(deliveries):
+        raise Poison("never")
+
+    numbers = []
+    for data in (b"before", b"after"):
+        await bus.jetstream.delete_stream(PROVIDER_EVENTS)
+        await ensure_streams(bus, PROVIDER_EVENTS)
+        numbers.append(await publish(bus, data))
+        consumer = own_consumer()
+        await consuming(consumer, handler)
+        await settled(bus, consumer)
+    assert numbers == [1, 1]
+    assert (await bus.jetstream.stream_info(DLQ)).state.messages == 2
+
+
+async def test_while_no_dead_letter_can_be_stored_its_message_stays_and_the_others_go_on(bus, consuming):
+    config = (await bus.jetstream.stream_info(DLQ)).config
+    await bus.jetstream.update_stream(config.evolve(max_msg_size=1))
+    await publish(bus, b"poison")
+    await publish(bus, b"good")
+    done: list[bytes] = []
+    tried: asyncio.Queue[int] = asyncio.Queue()
+
+    async def handler(deliveries):
+        if any(delivery.data == b"poison" for delivery in deliveries):
+            if len(deliveries) == 1:
+                tried.put_nowait(deliveries[0].deliveries)
+            raise Poison("never")
+        done.extend(delivery.data for delivery in deliveries)
+
+    consumer = own_consumer()
+    try:
+        await consuming(consumer, handler)
+        assert [await tried.get(), await tried.get()] == [1, 2]
+        assert done == [b"good"]
+        assert (await bus.jetstream.consumer_info(PROVIDER_EVENTS, consumer.durable)).num_ack_pending == 1
+    finally:
+        await bus.jetstream.update_stream(config)
+    await settled(bus, consumer)
+    assert (await bus.jetstream.stream_info(DLQ)).state.messages == 1
+
+
 async def test_failure_is_tried_again_later_and_counted(bus, consuming):
     await publish(bus, b"fails once")
     deliveries_seen: list[int] = []
@@ -218,7 +306,7 @@ async def test_failure_is_tried_again_later_and_counted(bus, consuming):
 
 
 async def test_message_that_fails_too_often_becomes_a_dead_letter(bus, consuming):
-    await publish(bus, b"always fails")
+    sequence = await publish(bus, b"always fails")
     consumer = own_consumer()
     await ensure_consumer(bus, consumer)
     subscription = await bus.jetstream.pull_subscribe_bind(durable=consumer.durable, stream=PROVIDER_EVENTS)
@@ -232,7 +320,7 @@ async def test_message_that_fails_too_often_becomes_a_dead_letter(bus, consuming
 
     await consuming(consumer, handler)
     await settled(bus, consumer)
-    letter = await bus.jetstream.get_last_msg(DLQ, "bc.dlq.PROVIDER_EVENTS")
+    letter = await bus.jetstream.get_last_msg(DLQ, f"bc.dlq.PROVIDER_EVENTS.{sequence}")
     assert (letter.data, letter.headers["Bc-Deliveries"]) == (b"always fails", str(MAX_DELIVERIES))
 
 

@@ -1,3 +1,4 @@
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -56,6 +57,18 @@ def test_work_without_a_user_is_no_work_of_a_user():
     assert caller(user_id).user == user_id
     with pytest.raises(LookupError):
         _ = caller().user
+
+
+@pytest.mark.parametrize("text", ["2026-11-22T10:30:09.02Z", "2026-11-22T12:30:09.020+02:00"])
+def test_time_of_receipt_is_taken_as_utc(text):
+    assert caller(received_at=text).received_at == datetime(2026, 11, 22, 10, 30, 9, 20_000, UTC)
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "now", "2026-11-22", "2026-11-22T10:30:09", "1770000000", "0001-01-01T00:00:00+14:00"]
+)
+def test_what_is_no_time_of_receipt_counts_as_none(text):
+    assert caller(received_at=text).received_at is None
 
 
 def test_ids_are_bound_to_the_log_lines_of_the_task():

@@ -43,6 +43,20 @@ def test_provider_event_survives_the_round_trip(kind, call_id):
     assert found_call == (None if call_id == subjects.NO_CALL else call_id)
 
 
+@given(tokens.filter(lambda origin: origin != "replayed"), st.integers(0) | tokens)
+def test_dead_letter_survives_the_round_trip(origin, mark):
+    found = subjects.parse_dead_letter(subjects.dead_letter(origin, mark))
+    assert found == (subjects.slug(origin), str(mark))
+
+
+@given(st.integers(0))
+def test_note_of_a_replay_survives_the_round_trip_and_is_no_dead_letter(sequence):
+    note = subjects.replay_note(sequence)
+    assert subjects.parse_replay_note(note) == sequence
+    with pytest.raises(ValueError, match="not a dead letter"):
+        subjects.parse_dead_letter(note)
+
+
 @given(st.text(), st.text())
 def test_provider_event_always_has_five_tokens_or_is_refused(kind, call_id):
     try:
@@ -55,7 +69,12 @@ def test_provider_event_always_has_five_tokens_or_is_refused(kind, call_id):
 
 @given(st.text() | st.lists(st.text(), max_size=8).map(".".join))
 def test_foreign_subject_is_parsed_or_refused_with_a_value_error(subject):
-    for parse in (subjects.parse_object_event, subjects.parse_provider_event):
+    for parse in (
+        subjects.parse_object_event,
+        subjects.parse_provider_event,
+        subjects.parse_dead_letter,
+        subjects.parse_replay_note,
+    ):
         try:
             parse(subject)
         except ValueError:

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +39,7 @@ from boostedcalls.common.events import PROVIDER_MESSAGE, ProviderEvent
 from boostedcalls.common.outbox import Relay
 from boostedcalls.common.runtime import Runtime, RuntimeSettings
 
+from .commands import Commands
 from .provider import Provider, provider_server
 
 SECRET = "s" * 32
@@ -200,6 +202,11 @@ async def make_world(database: Any, nats_server: Any) -> AsyncGenerator[Make]:
 @pytest_asyncio.fixture
 async def world(make_world: Make) -> World:
     return await make_world()
+
+
+@pytest.fixture
+def commands(world: World, nats_server: Any, postgres_server: Any, tmp_path: Path) -> Commands:
+    return Commands(world, nats_server, postgres_server, tmp_path)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from boostedcalls.common.context import new_id
 class Provider:
     """`calls`: its call objects by id, as GET and the list show them. `failing`: by question ("create", "get", "list",
     "control") a status to refuse it with. `raw`: by question the bytes of a 200. `asked`: what came in, as (question,
-    id or name)."""
+    id or name). `came`: set when a "create" has come in, which waits for its answer while `going` is cleared."""
 
     def __init__(self) -> None:
         self.calls: dict[str, dict[str, Any]] = {}
@@ -24,6 +25,9 @@ class Provider:
         self.raw: dict[str, bytes] = {}
         self.message = "no"
         self.asked: list[tuple[str, str]] = []
+        self.came = asyncio.Event()
+        self.going = asyncio.Event()
+        self.going.set()
         self.url = ""
 
     def count(self, what: str) -> int:
@@ -48,7 +52,10 @@ class Provider:
     async def create(self, request: web.Request) -> web.Response:
         body = await request.json()
         placed = None if "create" in self.failing else self.place(body)
-        return self._answer("create", body["name"], placed, 201)
+        answer = self._answer("create", body["name"], placed, 201)
+        self.came.set()
+        await self.going.wait()
+        return answer
 
     async def get(self, request: web.Request) -> web.Response:
         name = request.match_info["id"]

@@ -197,7 +197,7 @@ async def test_a_message_that_is_no_event_goes_to_the_dead_letters_and_its_batch
     await world.report(
         "status-update", provider_call_id, _with_call({"status": "queued"}, provider_call_id, row, world)
     )
-    await world.bus.publish(
+    poison = await world.bus.publish(
         "bc.evt.provider.status-update.x", b"{nonsense", stream=PROVIDER_EVENTS, message_id=str(new_id()), headers={},
         timeout=5,
     )  # fmt: skip
@@ -208,7 +208,7 @@ async def test_a_message_that_is_no_event_goes_to_the_dead_letters_and_its_batch
     await world.quiet()
     assert (await world.row(row["id"]))["status"] == "ringing"
     letters = await world.stream(DLQ)
-    assert letters[-1]["subject"] == "bc.dlq.PROVIDER_EVENTS"
+    assert letters[-1]["subject"] == f"bc.dlq.PROVIDER_EVENTS.{poison}"
     assert letters[-1]["data"] == b"{nonsense"
     assert letters[-1]["headers"]["Bc-Reason"].startswith("Poison")
 

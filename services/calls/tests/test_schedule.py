@@ -42,9 +42,25 @@ def test_what_a_call_waits_for_follows_from_its_row(changes: dict[str, Any], exp
     assert stage(_row(**changes)) is expected
 
 
-@pytest.mark.parametrize(("checks", "seconds"), [(0, 10), (1, 20), (2, 40), (3, 40), (50, 40)])
-def test_looks_at_a_placed_call_grow_apart(checks: int, seconds: int) -> None:
-    assert next_due(_row(provider_call_id="p", checks=checks), SETTINGS, NOW) == NOW + timedelta(seconds=seconds)
+@pytest.mark.parametrize(("checks", "seconds"), [(0, 10), (1, 20), (2, 40), (3, 40), (5, 40)])
+def test_looks_at_an_ended_call_whose_report_is_missing_grow_apart(checks: int, seconds: int) -> None:
+    row = _row(provider_call_id="p", status="completed", checks=checks)
+    assert next_due(row, SETTINGS, NOW) == NOW + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(("checks", "seconds"), [(0, 10), (1, 20), (2, 20), (50, 20)])
+@pytest.mark.parametrize("status", ["pending", "in-progress"])
+def test_looks_at_a_call_that_goes_on_are_never_further_apart_than_the_second_step(
+    checks: int, seconds: int, status: str
+) -> None:
+    row = _row(provider_call_id="p", status=status, checks=checks)
+    assert next_due(row, SETTINGS, NOW) == NOW + timedelta(seconds=seconds)
+
+
+def test_a_schedule_of_one_step_is_kept_to() -> None:
+    settings = CallsSettings(sync_steps=(10,))
+    for checks in (0, 1, 9):
+        assert next_due(_row(provider_call_id="p", checks=checks), settings, NOW) == NOW + timedelta(seconds=10)
 
 
 @pytest.mark.parametrize(("checks", "seconds"), [(0, 30), (1, 60), (2, 300)])

@@ -1,16 +1,21 @@
 """Looks at placed calls, by the schedule and by hand, against a provider that answers as each test tells it to."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+from nats.js.api import DiscardPolicy
 
 from boostedcalls.calls import dispatch, handlers, store, sync
-from boostedcalls.common.bus import Delivery, ensure_streams
-from boostedcalls.common.bus.streams import PROVIDER_EVENTS
+from boostedcalls.common.bus import Delivery
+from boostedcalls.common.bus.streams import JOBS, PROVIDER_EVENTS
 from boostedcalls.common.context import caller
+from boostedcalls.common.errors import Unavailable
 from boostedcalls.common.events import SyncJob
 from boostedcalls.common.messages.calls import CallId
 
@@ -24,6 +29,21 @@ async def _placed(world: World, provider: Provider, user_id: UUID, **members: An
     row = await world.insert(user_id)
     call = provider.place({"name": str(row["id"])}, **members)
     return await dispatch.change(world.deps, caller(), row["id"], store.Change(row, provider_call_id=call["id"]))
+
+
+@asynccontextmanager
+async def full(world: World, stream: str) -> AsyncGenerator[None]:
+    """The stream takes nothing inside: an operator has set a limit that it is over."""
+    config = (await world.bus.jetstream.stream_info(stream)).config
+    await world.bus.jetstream.update_stream(replace(config, max_bytes=1, discard=DiscardPolicy.NEW))
+    try:
+        yield
+    finally:
+        await world.bus.jetstream.update_stream(config)
+
+
+async def _due_in(world: World, row: store.Row) -> timedelta:
+    return (await world.row(row["id"]))["due_at"] - datetime.now(UTC)
 
 
 async def test_a_call_too_large_for_a_message_is_synced_all_the_same(
@@ -101,14 +121,10 @@ async def test_reading_an_active_call_answers_with_what_is_stored_while_its_snap
     make_world: Make, provider: Provider, user_id: UUID
 ) -> None:
     world = await make_world(vapi_base_url=provider.url)
-    row = await _placed(world, provider, user_id)
-    await world.bus.jetstream.delete_stream(PROVIDER_EVENTS)
-    try:
-        async with asyncio.timeout(4.5):
-            found = await handlers.get_call(world.service, caller(user_id), CallId(call_id=row["id"]))
-        assert found.status == "pending"
-    finally:
-        await ensure_streams(world.bus, PROVIDER_EVENTS)
+    row = await _placed(world, provider, user_id, status="ringing")
+    async with full(world, PROVIDER_EVENTS), asyncio.timeout(4.5):
+        found = await handlers.get_call(world.service, caller(user_id), CallId(call_id=row["id"]))
+    assert found.status == "pending"
 
 
 async def test_a_job_older_than_its_claim_asks_nobody(make_world: Make, provider: Provider, user_id: UUID) -> None:
@@ -136,3 +152,55 @@ async def test_a_cancelled_call_that_cannot_be_hung_up_is_tried_again_soon_and_n
         due = (await world.row(row["id"]))["due_at"] - datetime.now(UTC)
         assert timedelta(seconds=2) < due < timedelta(seconds=20)
     assert provider.count("control") == 3
+
+
+@pytest.mark.parametrize("status", ["in-progress", "ended"])
+async def test_looks_that_the_provider_does_not_answer_are_tried_again_after_the_second_step_and_do_not_count(
+    make_world: Make, provider: Provider, user_id: UUID, status: str
+) -> None:
+    world = await make_world(vapi_base_url=provider.url, sync_steps=(60, 300, 900, 3600))
+    row = await _placed(world, provider, user_id, status=status)
+    if status == "ended":
+        await handlers.sync_call(world.service, caller(user_id), CallId(call_id=row["id"]))
+    provider.failing["get"] = 503
+    for _ in range(20):
+        await sync.look(world.deps, world.bus, caller(), row["id"])
+    assert timedelta(seconds=290) < await _due_in(world, row) < timedelta(seconds=310)
+    assert (await world.row(row["id"]))["checks"] == 0
+
+
+async def test_an_ended_call_that_the_provider_never_answers_for_is_left_alone_when_no_call_can_be_so_old(
+    make_world: Make, provider: Provider, user_id: UUID
+) -> None:
+    world = await make_world(vapi_base_url=provider.url, call_max_age=0.001)
+    row = await _placed(world, provider, user_id, status="ended")
+    await handlers.sync_call(world.service, caller(user_id), CallId(call_id=row["id"]))
+    provider.failing["get"] = 503
+    for _ in range(2 * len(world.deps.settings.sync_steps)):
+        assert (await world.row(row["id"]))["due_at"] is not None
+        await sync.look(world.deps, world.bus, caller(), row["id"])
+    assert (await world.row(row["id"]))["due_at"] is None
+
+
+async def test_a_look_whose_snapshot_cannot_be_recorded_is_soon_repeated(
+    make_world: Make, provider: Provider, user_id: UUID
+) -> None:
+    """Also when its job is too old by then: the schedule's next step may be an hour away."""
+    world = await make_world(vapi_base_url=provider.url, sync_steps=(60, 3600))
+    row = await _placed(world, provider, user_id, status="in-progress")
+    async with full(world, PROVIDER_EVENTS):
+        with pytest.raises(Unavailable):
+            await sync.look(world.deps, world.bus, caller(), row["id"])
+    assert await _due_in(world, row) < timedelta(seconds=61)
+
+
+async def test_calls_for_which_no_job_could_be_published_stay_due(
+    make_world: Make, provider: Provider, user_id: UUID
+) -> None:
+    world = await make_world(vapi_base_url=provider.url)
+    row = await _placed(world, provider, user_id)
+    await world.deps.pool.execute("UPDATE calls.calls SET due_at = now() WHERE id = $1", row["id"])
+    async with full(world, JOBS):
+        with pytest.raises(Unavailable):
+            await sync._tick(world.deps, world.bus)
+    assert await _due_in(world, row) < timedelta(0)

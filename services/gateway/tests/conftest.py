@@ -19,13 +19,11 @@ import pytest_asyncio
 
 from boostedcalls.common.bus import Endpoint, NatsSettings, connect, serve
 from boostedcalls.common.context import Caller
-from boostedcalls.common.db import open_pool
 from boostedcalls.common.runtime import Runtime, RuntimeSettings
-from boostedcalls.gateway.app import build_app
+from boostedcalls.gateway.app import start
 from boostedcalls.gateway.auth import issue_access
 from boostedcalls.gateway.deps import Deps
-from boostedcalls.gateway.passwords import Passwords
-from boostedcalls.gateway.server import bind, serve_http
+from boostedcalls.gateway.server import bind
 from boostedcalls.gateway.settings import GatewaySettings
 from boostedcalls.gateway.users import User, insert_user
 
@@ -75,12 +73,9 @@ async def _running(dsn: str, nats_url: str, **changes: Any) -> AsyncGenerator[Ga
     settings = GatewaySettings(**{**values, **changes}, _env_file=None)
     async with AsyncExitStack() as stack:
         runtime = Runtime(RuntimeSettings(_env_file=None))
-        pool = await open_pool(stack, settings, "test")
-        bus = await connect(stack, runtime, settings, "gateway")
-        deps = Deps(settings, bus, pool, Passwords())
         sock = bind("127.0.0.1", 0)
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-        await serve_http(stack, runtime, build_app(deps), sock)
+        deps = await start(settings, sock, stack, runtime)
         client = await stack.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=30))
         stack.callback(runtime.stop)
         yield Gateway(url, client, deps)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ import httpx2
 import pytest
 
 from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK
+from boostedcalls.gateway.segment import decode
 
 PYTHON = [sys.executable, "-m", "boostedcalls.gateway"]
 PASSWORD = "a good password"
@@ -111,6 +113,21 @@ async def test_request_at_hand_is_answered_before_the_process_ends(environment, 
             found.send_signal(signal.SIGTERM)
             assert (await waiting).status_code == 503
         assert await found.wait() == 0
+
+
+async def test_webhook_at_hand_is_in_the_spool_before_the_process_ends(environment, nats_server, silent_peer, tmp_path):
+    environment = {**environment, "SPOOL_DIR": str(tmp_path / "spool")}
+    async with process(environment) as found, silent_peer(nats_server.url, INGEST_WEBHOOK) as asked:
+        address = (await until(found, "listening"))["address"]
+        async with httpx2.AsyncClient(base_url=f"http://{address}", timeout=30) as client:
+            headers = {"x-vapi-secret": environment["VAPI_WEBHOOK_SECRET"]}
+            waiting = asyncio.create_task(client.post("/api/calls/webhook/", content=b"at hand", headers=headers))
+            await asked.wait()
+            found.send_signal(signal.SIGTERM)
+            assert (await waiting).headers["x-stored"] == "spool"
+        assert await found.wait() == 0
+    [segment] = (tmp_path / "spool").iterdir()
+    assert [record.body for record in decode(segment.read_bytes()).records] == [b"at hand"]
 
 
 async def test_taken_port_is_one_clear_line(environment):
@@ -251,3 +268,34 @@ async def test_openapi_check_tells_an_old_file_from_a_new_one(environment, tmp_p
     code, _, err = await run(environment, "openapi", "--check", "--path", str(path))
     assert code == 1
     assert "out of date" in err
+
+
+async def test_full_disk_is_503_and_one_line_and_it_is_over_when_there_is_room_again(environment, tmp_path):
+    # No file of this process may grow: what a full disk looks like, for root too.
+    environment = {**environment, "SPOOL_DIR": str(tmp_path / "spool")}
+    async with process(environment) as found:
+        address = (await until(found, "listening"))["address"]
+        async with httpx2.AsyncClient(base_url=f"http://{address}", timeout=30) as client:
+
+            async def report(body):
+                headers = {"x-vapi-secret": environment["VAPI_WEBHOOK_SECRET"]}
+                return await client.post("/api/calls/webhook/", content=body, headers=headers)
+
+            assert (await report(b"before")).headers["x-stored"] == "spool"
+            resource.prlimit(found.pid, resource.RLIMIT_FSIZE, (40, resource.RLIM_INFINITY))
+            for number in range(5):
+                answer = await report(b"lost %d" % number)
+                assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+                assert int(answer.headers["retry-after"]) > 0
+            metrics = (await client.get("/metrics")).text
+            assert 'boostedcalls_spool_refused_total{reason="failed"} 5.0' in metrics
+            resource.prlimit(found.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            assert (await report(b"after")).headers["x-stored"] == "spool"
+        found.send_signal(signal.SIGTERM)
+        _, err = await found.communicate()
+    events = [json.loads(line)["event"] for line in err.decode().splitlines()]
+    assert (events.count("spool_takes_nothing"), events.count("spool_takes_again")) == (1, 1)
+    kept = [
+        record.body for path in sorted((tmp_path / "spool").iterdir()) for record in decode(path.read_bytes()).records
+    ]
+    assert kept == [b"before", b"after"]

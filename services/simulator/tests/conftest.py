@@ -36,12 +36,14 @@ class Receiver:
     url: str = ""
     messages: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     headers: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    bodies: list[bytes] = field(default_factory=list[bytes])
     answers: list[int] = field(default_factory=list[int])
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def take(self, request: web.Request) -> web.Response:
         self.messages.append((await request.json())["message"])
         self.headers.append(dict(request.headers))
+        self.bodies.append(await request.read())
         self.arrived.set()
         return web.json_response({"ok": True}, status=self.answers.pop(0) if self.answers else 200)
 

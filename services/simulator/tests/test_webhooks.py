@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from boostedcalls.simulator.files import read_records
 from boostedcalls.simulator.requests import BackoffPlan
 from boostedcalls.simulator.webhooks import pause_before, shuffled
 
 if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
     from conftest import Launch, Receiver, Simulator
 
 BUSY = "+12025550101"
@@ -103,6 +108,43 @@ async def test_an_excluded_status_is_not_tried_again(sim: Simulator, receiver: R
 async def test_a_receiver_that_is_away_does_not_stop_the_call(sim: Simulator) -> None:
     created = await sim.create(BUSY, server={"url": "http://127.0.0.1:9/"})
     assert (await sim.ended(created["id"]))["endedReason"] == "customer-busy"
+
+
+async def test_every_try_is_a_line_with_the_digest_of_its_body_and_what_was_answered(
+    launch: Launch, receiver: Receiver, stack: AsyncExitStack
+) -> None:
+    sim = await launch()
+    plan = {"type": "fixed", "maxRetries": 3, "baseDelaySeconds": 0}
+    receiver.answers = [503]
+    asked = server(receiver, backoffPlan=plan)
+    call = await sim.create("+12025550100", server=asked, serverMessages=["end-of-call-report"])
+    await receiver.until("end-of-call-report", times=2)
+    await stack.aclose()
+    lines = read_records(sim.data / "webhooks.jsonl")
+    assert [line["status"] for line in lines] == [503, 200]
+    assert [line["sha256"] for line in lines] == [hashlib.sha256(body).hexdigest() for body in receiver.bodies]
+    assert lines[0]["sha256"] != lines[1]["sha256"]
+    assert {(line["call"], line["type"]) for line in lines} == {(call["id"], "end-of-call-report")}
+    assert all(datetime.fromisoformat(line["at"]).tzinfo for line in lines)
+    assert all(line.keys() == {"at", "call", "type", "sha256", "status"} for line in lines)
+
+
+async def test_a_try_that_nobody_answered_has_status_0(launch: Launch, stack: AsyncExitStack) -> None:
+    sim = await launch()
+    created = await sim.create(BUSY, server={"url": "http://127.0.0.1:9/"})
+    await sim.ended(created["id"])
+    await stack.aclose()
+    lines = read_records(sim.data / "webhooks.jsonl")
+    assert {line["status"] for line in lines} == {0}
+    assert {line["type"] for line in lines} == {"status-update", "end-of-call-report"}
+
+
+async def test_a_webhook_that_is_lost_on_purpose_is_no_try(launch: Launch, stack: AsyncExitStack) -> None:
+    sim = await launch()
+    created = await sim.create("+12025550110")
+    await sim.ended(created["id"])
+    await stack.aclose()
+    assert read_records(sim.data / "webhooks.jsonl") == []
 
 
 @pytest.mark.parametrize(("kind", "pauses"), [("fixed", [2, 2, 2]), ("exponential", [2, 4, 8])])

@@ -1,5 +1,6 @@
 import asyncio
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import orjson
@@ -36,6 +37,14 @@ async def test_every_type_is_stored_whether_known_or_not(webhooks, kind):
     call_id = str(new_id())
     await webhooks.send({"message": {"type": kind, "call": {"id": call_id}}})
     assert (await webhooks.event(f"bc.evt.provider.*.{call_id}")).kind == kind
+
+
+async def test_webhook_that_waited_before_it_came_here_keeps_the_time_at_which_it_came_in(webhooks):
+    call_id, came_in = new_id(), datetime(2026, 11, 22, 10, 30, 9, 123456, UTC)
+    await webhooks.send(update(call_id), replace(caller(), received_at=came_in))
+    assert (await webhooks.event(f"bc.evt.provider.*.{call_id}")).received_at == came_in
+    message = await webhooks.last("PROVIDER_EVENTS", f"bc.evt.provider.*.{call_id}")
+    assert message.headers["ce-time"] == "2026-11-22T10:30:09.123456Z"
 
 
 async def test_webhook_that_names_no_call_is_stored_under_none(webhooks):
@@ -103,11 +112,12 @@ async def test_body_that_is_no_message_is_answered_and_kept_with_its_reason(webh
     events = await webhooks.count("PROVIDER_EVENTS")
     who = caller()
     assert await webhooks.send(body, who) == b'{"ok":true}'
-    kept = await webhooks.last("DLQ", "bc.dlq.webhook")
+    kept = await webhooks.last("DLQ", f"bc.dlq.webhook.{hashlib.sha256(body).hexdigest()[:32]}")
     assert (kept.data or b"") == body
     assert kept.headers["Bc-Reason"] == reason
     assert kept.headers["Bc-Origin-Subject"] == "bc.svc.webhooks.ingest"
     assert kept.headers["Bc-Request-Id"] == who.request_id
+    assert datetime.fromisoformat(kept.headers["Bc-Received-At"]) <= kept.time
     assert kept.headers["Nats-Msg-Id"] == f"dlq:webhook:{hashlib.sha256(body).hexdigest()}"
     assert await webhooks.count("PROVIDER_EVENTS") == events
 
@@ -116,7 +126,7 @@ async def test_message_that_grows_beyond_a_nats_message_is_kept_as_a_dead_letter
     body = b'{"message":{"type":"hang","x":[' + b",".join([b"1e15"] * 600_000) + b"]}}"
     assert len(body) < 4 * 1024 * 1024
     assert await webhooks.send(body) == b'{"ok":true}'
-    kept = await webhooks.last("DLQ", "bc.dlq.webhook")
+    kept = await webhooks.last("DLQ", f"bc.dlq.webhook.{hashlib.sha256(body).hexdigest()[:32]}")
     assert (kept.headers["Bc-Reason"], kept.data) == ("too large", body)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
@@ -24,11 +25,13 @@ def new_id() -> UUID:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """On whose behalf something is done. `user_id` is None for work that no person asked for."""
+    """On whose behalf something is done. `user_id` is None for work that no person asked for; `received_at` says when
+    what is passed on came in, where that matters."""
 
     user_id: UUID | None
     request_id: str
     traceparent: str
+    received_at: datetime | None = None
 
     @property
     def user(self) -> UUID:
@@ -38,14 +41,28 @@ class Caller:
         return self.user_id
 
 
-def caller(user_id: UUID | None = None, request_id: str | None = None, traceparent: str | None = None) -> Caller:
-    """A caller with well-formed ids: those given where they are so, new ones elsewhere; a new span in the trace."""
+def caller(
+    user_id: UUID | None = None,
+    request_id: str | None = None,
+    traceparent: str | None = None,
+    received_at: str | None = None,
+) -> Caller:
+    """A caller with well-formed ids: those given where they are so, new ones elsewhere; a new span in the trace.
+    `received_at` is written as in RFC 3339; what is no such time counts as absent."""
     match = _TRACEPARENT.fullmatch(traceparent or "")
     trace = match[1] if match and set(match[1]) != {"0"} else secrets.token_hex(16)
     flags = match[3] if match else "00"
     if not request_id or not _REQUEST_ID.fullmatch(request_id):
         request_id = str(new_id())
-    return Caller(user_id, request_id, f"00-{trace}-{secrets.token_hex(8)}-{flags}")
+    return Caller(user_id, request_id, f"00-{trace}-{secrets.token_hex(8)}-{flags}", _moment(received_at))
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text or "")
+        return found.astimezone(UTC) if found.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def bind(who: Caller) -> None:

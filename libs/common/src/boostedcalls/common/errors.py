@@ -31,9 +31,11 @@ CODES: dict[str, tuple[int, str]] = {
     "script_not_found": (404, "No such script"),
     "method_not_allowed": (405, "The address does not have this method"),
     "email_taken": (409, "There is already an account for this address"),
+    "idempotency_key_in_use": (409, "The first request with this Idempotency-Key is still under way"),
     "payload_too_large": (413, "The body is too large"),
     "validation_failed": (422, "The request has the wrong shape"),
     "phone_invalid": (422, "The phone number cannot be read"),
+    "idempotency_key_reused": (422, "The Idempotency-Key was used for another request"),
     "max_active_calls": (429, "Too many calls are active"),
     "internal_error": (500, "Something went wrong on our side"),
     "answer_too_large": (500, "The answer does not fit into a message: ask for fewer rows"),
@@ -48,7 +50,7 @@ class ServiceError(Exception):
     """An answer other than success: HTTP status, stable code, and what a person may read.
 
     `retry_after` is in seconds and only set where trying again makes sense; `instance` is the address of the object
-    that the failed request left behind.
+    that the failed request left behind; `replayed` says that another request was answered so before.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class ServiceError(Exception):
         self.retry_after = retry_after
         self.error_id = error_id
         self.instance = instance
+        self.replayed = False
 
     def to_dict(self, request_id: str) -> dict[str, Any]:
         """The RFC 9457 members, with `code` and `request_id`, and with `errors` and `error_id` where they apply."""

@@ -50,6 +50,8 @@ def setup_logs(service: str, level: str = "INFO") -> None:
     # Their request lines would carry query strings; our own access line does not.
     for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "uvicorn.access", "aiohttp.access", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # With a trace at each try while the database is away; db.py says it once.
+    logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
     structlog.contextvars.bind_contextvars(service=service)
 
 

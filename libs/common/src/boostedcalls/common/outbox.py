@@ -20,9 +20,7 @@ from boostedcalls.common.context import new_id
 from boostedcalls.common.db import Connection, Pool, transaction
 from boostedcalls.common.errors import Unavailable
 from boostedcalls.common.events import ALL, EventData, EventType
-from boostedcalls.common.logs import get_logger
-
-log = get_logger(__name__)
+from boostedcalls.common.trouble import Trouble
 
 PUBLISHED = Counter("boostedcalls_outbox_published_total", "Events published from the outbox", ["schema"])
 
@@ -70,12 +68,14 @@ class Relay:
 
     async def run(self) -> None:
         """Run until the process stops; meant as a side task."""
+        trouble = Trouble("outbox_waits", "outbox_goes_on", schema=self._schema)
         while not self._bus.runtime.stopping.is_set():
             self._wake.clear()
             try:
                 more = await self.relay_once() == _BATCH
+                trouble.over()
             except (Unavailable, asyncpg.PostgresError) as error:
-                log.warning("outbox_waits", reason=str(error)[:300])
+                trouble.seen(error)
                 more = False
                 await asyncio.sleep(0.5)
             if not more:

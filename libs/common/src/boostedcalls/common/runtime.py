@@ -88,11 +88,12 @@ async def _serve(main: Main, runtime: Runtime) -> None:
         log.info("stopping")
 
 
-def run(main: Main, name: str) -> None:
+def run(main: Main, name: str, *, quiet: bool = False) -> None:
     """Start a process: `main` opens everything on the stack and returns; the stack closes, last in first out, at
-    SIGTERM, SIGINT or `Runtime.fail`. Exit code 1 when it failed."""
+    SIGTERM, SIGINT or `Runtime.fail`. Exit code 1 when it failed. `quiet`: for a command that speaks for itself, only
+    troubles are logged."""
     settings = load(RuntimeSettings)
-    setup_logs(name, settings.log_level)
+    setup_logs(name, "WARNING" if quiet and settings.log_level == "INFO" else settings.log_level)
 
     async def guarded() -> int:
         runtime = Runtime(settings)

@@ -7,7 +7,9 @@
 | call event | `bc.evt.call.<what happened>.<user id>.<call id>` |
 | contact event | `bc.evt.contact.<what happened>.<user id>.<contact id>` |
 | job | `bc.job.<what>` |
-| dead letter | `bc.dlq.<where it came from>` |
+| dead letter | `bc.dlq.<origin>.<sequence or digest>` |
+| note of a replay | `bc.dlq.replayed.<sequence of the dead letter>` |
+| readiness | `bc.ping` |
 """
 
 from __future__ import annotations
@@ -21,9 +23,13 @@ CALL_EVENTS = "bc.evt.call.>"
 CONTACT_EVENTS = "bc.evt.contact.>"
 JOBS = "bc.job.>"
 DEAD_LETTERS = "bc.dlq.>"
+REPLAY_NOTES = "bc.dlq.replayed.*"
 JOB_SYNC = "bc.job.sync"
+# Nobody listens there: who asks learns that the server answers.
+PING = "bc.ping"
 
 NO_CALL = "none"
+_REPLAYED = "replayed"
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
@@ -58,8 +64,19 @@ def contact_event(what: str, user_id: UUID, contact_id: UUID) -> str:
     return f"bc.evt.contact.{token(what)}.{user_id}.{contact_id}"
 
 
-def dead_letter(origin: str) -> str:
-    return f"bc.dlq.{slug(origin)}"
+def dead_letter(origin: str, mark: int | str) -> str:
+    """`mark` tells the letters of an origin apart: the message's place in its stream, or its digest. Raises ValueError
+    for one that is no token."""
+    return f"bc.dlq.{slug(origin)}.{token(str(mark))}"
+
+
+def dead_letters_of(origin: str) -> str:
+    """All letters of an origin, to listen to or to read."""
+    return f"bc.dlq.{slug(origin)}.*"
+
+
+def replay_note(sequence: int) -> str:
+    return dead_letter(_REPLAYED, sequence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +103,22 @@ def parse_provider_event(subject: str) -> tuple[str, str | None]:
     if len(parts) != 5 or parts[:3] != ["bc", "evt", "provider"]:
         raise ValueError(f"not a provider event: {subject[:200]!r}")
     return token(parts[3]), None if parts[4] == NO_CALL else token(parts[4])
+
+
+def is_replay_note(subject: str) -> bool:
+    return subject.startswith(f"bc.dlq.{_REPLAYED}.")
+
+
+def parse_dead_letter(subject: str) -> tuple[str, str]:
+    """The inverse of dead_letter: (origin, mark). Raises ValueError for any other subject."""
+    parts = subject.split(".")
+    if len(parts) != 4 or parts[:2] != ["bc", "dlq"] or is_replay_note(subject):
+        raise ValueError(f"not a dead letter: {subject[:200]!r}")
+    return token(parts[2]), token(parts[3])
+
+
+def parse_replay_note(subject: str) -> int:
+    """The inverse of replay_note. Raises ValueError for any other subject."""
+    if not is_replay_note(subject):
+        raise ValueError(f"not the note of a replay: {subject[:200]!r}")
+    return int(subject.split(".", 3)[3])

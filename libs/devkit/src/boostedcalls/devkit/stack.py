@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from boostedcalls.devkit.child import Child, LineSink
+from boostedcalls.devkit.child import Child, LineSink, until_ready
 from boostedcalls.devkit.errors import DevkitError
 from boostedcalls.devkit.folder import private_folder
 from boostedcalls.devkit.net import HOST, http_status, reserved_port
@@ -49,7 +49,7 @@ def _bare_environment() -> dict[str, str]:
 class Stack:
     """Async context manager: everything is ready inside it and gone after it. Raises DevkitError, one line.
 
-    home         data, logs; kept afterwards
+    home         data, logs, the gateways' spools (`spool`, `spool-2`); kept afterwards
     parts        which of EVERYTHING to start; what is left out is expected in `env` (NATS_URL, DATABASE_URL, …)
     replicas     {"calls": 2}: how many processes of a service (1)
     env          variables for every service; service_env: for one. Both win over what the stack sets
@@ -235,21 +235,32 @@ class Stack:
 
     async def _start_service(self, name: str, index: int) -> None:
         variable = {"gateway": "PORT", "simulator": "SIMULATOR_PORT"}.get(name, "HEALTH_PORT")
-        path = "/healthz" if name == "simulator" else "/readyz"
+        # The gateway does its work, or what matters most of it, without NATS and Postgres too.
+        path = "/healthz" if name in ("simulator", "gateway") else "/readyz"
         known = {"gateway": self._port, "simulator": self._simulator_port}.get(name) if index == 0 else None
         port = known or self._exit.enter_context(reserved_port())
-        child = self._child(name, index, {variable: str(port)})
+        child = self._child(name, index, {variable: str(port), **self._spool(name, index)})
 
         async def ready() -> bool:
             return await http_status(port, path) == 200
 
+        async def all_is_there() -> bool:
+            return await http_status(port, "/readyz") == 200
+
         server = Server(child, port, f"http://{HOST}:{port}", ready)
         try:
             await server.start()
+            if name == "gateway":
+                await until_ready(child, all_is_there)
         except BaseException:
             await server.stop()
             raise
         self._supervise(name, index, server)
+
+    def _spool(self, name: str, index: int) -> dict[str, str]:
+        """Each gateway keeps webhooks in a folder of its own, unless the caller names one."""
+        own = name == "gateway" and "SPOOL_DIR" not in self._given
+        return {"SPOOL_DIR": str(self.home / _label("spool", index))} if own else {}
 
     def _supervise(self, name: str, index: int, server: Server) -> None:
         self._members[name, index] = Supervised(server, self._say, restart=self._restart)

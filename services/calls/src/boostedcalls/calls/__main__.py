@@ -1,19 +1,24 @@
-"""The calls service's process: `python -m boostedcalls.calls [migrate | sync-stale]`."""
+"""Runs the calls service; `migrate`, `sync-stale`, `audit` and `dead-letters` are its commands. Composition root."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import os
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-from boostedcalls.calls import consumer, handlers, sync
+from boostedcalls.calls import audit, books, consumer, create, dead_letters, handlers, sync
+from boostedcalls.calls.arguments import as_uuid, read_arguments
 from boostedcalls.calls.dispatch import Deps
 from boostedcalls.calls.handlers import Service
 from boostedcalls.calls.settings import CallsSettings, ProviderSettings
 from boostedcalls.calls.vapi import open_vapi
-from boostedcalls.common.bus import Bus, NatsSettings, connect, consume, endpoint, ensure_streams, serve
+from boostedcalls.common.bus import NatsSettings, connect, consume, endpoint, ensure_streams, serve
 from boostedcalls.common.bus.streams import CALL_EVENTS, CALLS_JOBS, CALLS_PROVIDER, DLQ, JOBS, PROVIDER_EVENTS
 from boostedcalls.common.db import DatabaseSettings, open_pool, reachable
+from boostedcalls.common.errors import Unavailable
 from boostedcalls.common.health import serve_health
 from boostedcalls.common.messages import calls as messages
 from boostedcalls.common.migrate import run_command
@@ -47,6 +52,7 @@ async def start(stack: AsyncExitStack, runtime: Runtime) -> None:
         ),
         runtime.spawn(consume(bus, CALLS_JOBS, lambda batch: sync.work(deps, bus, batch), database), "jobs"),
         runtime.spawn(sync.publish_jobs(deps, bus), "publisher"),
+        runtime.spawn(audit.run(deps, bus), "audit"),
     ]
     stack.push_async_callback(_finish, runtime, service, tasks)
     await serve(
@@ -55,7 +61,7 @@ async def start(stack: AsyncExitStack, runtime: Runtime) -> None:
         "calls",
         "0.1.0",
         [
-            endpoint(messages.CREATE_CALL, handlers.create_call, service),
+            endpoint(messages.CREATE_CALL, create.create_call, service),
             endpoint(messages.LIST_CALLS, handlers.list_calls, service),
             endpoint(messages.GET_CALL, handlers.get_call, service),
             endpoint(messages.CANCEL_CALL, handlers.cancel_call, service),
@@ -77,25 +83,65 @@ async def _finish(runtime: Runtime, service: Service, tasks: list[asyncio.Task[N
     await runtime.cancel(*tasks)
 
 
-async def sync_stale(stack: AsyncExitStack, runtime: Runtime) -> None:
+async def sync_stale(stack: AsyncExitStack, runtime: Runtime) -> int:
     service = await open_service(stack, runtime)
-    bus: Bus = service.bus
-    count = await sync.publish_all(service.deps, bus)
+    count = await sync.publish_all(service.deps, service.bus)
     sys.stdout.write(f"{count} calls will be synced\n")
-    runtime.stop()
+    return 0
+
+
+async def check_books(stack: AsyncExitStack, runtime: Runtime) -> int:
+    pool = await open_pool(stack, load(DatabaseSettings), "calls")
+    bus = await connect(stack, runtime, load(NatsSettings), "calls")
+    found = await books.report(pool, bus)
+    sys.stdout.write("".join(f"{line}\n" for line in found.lines()))
+    return 1 if found.unaccounted else 0
+
+
+async def work_letters(stack: AsyncExitStack, runtime: Runtime, given: argparse.Namespace) -> int:
+    bus = await connect(stack, runtime, load(NatsSettings), "calls")
+    names: set[str] = {given.call} if given.call else set()
+    if call_id := as_uuid(given.call):
+        # Ours perhaps: letters name the call as the provider does.
+        names |= await dead_letters.names_of(await open_pool(stack, load(DatabaseSettings), "calls"), call_id)
+    filters = dead_letters.Filters(given.since, given.until, given.sequence, given.origin)
+    if given.action == "list":
+        return await dead_letters.print_letters(bus, filters, names, as_json=given.json)
+    return await dead_letters.replay(bus, filters, names, rate=given.rate, dry_run=given.dry_run, again=given.again)
+
+
+def _run(name: str, command: Callable[[AsyncExitStack, Runtime], Awaitable[int]]) -> None:
+    """Run a command and leave with the exit code that it returns."""
+
+    async def main(stack: AsyncExitStack, runtime: Runtime) -> None:
+        try:
+            runtime.failed = await command(stack, runtime) != 0
+            sys.stdout.flush()
+        except Unavailable as error:
+            sys.stderr.write(f"{name}: {error}\n")
+            runtime.failed = True
+        except BrokenPipeError:
+            # Nobody reads on: the end of the process would try to write what is left.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            runtime.failed = True
+        runtime.stop()
+
+    run(main, name, quiet=True)
 
 
 def main() -> None:
-    match sys.argv[1:]:
-        case []:
-            run(start, "calls")
-        case ["migrate"]:
+    given = read_arguments()
+    match given.command:
+        case "migrate":
             run_command("calls", "boostedcalls.calls")
-        case ["sync-stale"]:
-            run(sync_stale, "calls-sync")
+        case "sync-stale":
+            _run("calls-sync", sync_stale)
+        case "audit":
+            _run("calls-audit", check_books)
+        case "dead-letters":
+            _run("calls-dead-letters", lambda stack, runtime: work_letters(stack, runtime, given))
         case _:
-            sys.stderr.write("usage: python -m boostedcalls.calls [migrate | sync-stale]\n")
-            sys.exit(2)
+            run(start, "calls")
 
 
 if __name__ == "__main__":

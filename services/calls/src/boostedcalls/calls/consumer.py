@@ -11,9 +11,15 @@ from boostedcalls.calls import matching
 from boostedcalls.calls.dispatch import Deps
 from boostedcalls.common.bus import Delivery
 from boostedcalls.common.context import caller
-from boostedcalls.common.db import transaction
+from boostedcalls.common.db import Connection, transaction
 from boostedcalls.common.errors import Poison
 from boostedcalls.common.events import ProviderEvent
+
+# Also those that said nothing of a call: what stands here needs no further thought (audit.py).
+_SETTLED = """
+    INSERT INTO calls.settled (sequences)
+    SELECT range_agg(int8range(sequence, sequence, '[]')) FROM unnest($1::bigint[]) AS sequence
+"""
 
 
 def _arrival(delivery: Delivery) -> matching.Arrival:
@@ -29,8 +35,16 @@ def _arrival(delivery: Delivery) -> matching.Arrival:
 async def apply_batch(deps: Deps, deliveries: Sequence[Delivery]) -> None:
     """Join a batch of provider events into their calls. Raises Poison for what is no provider event, Unavailable when
     the database is away."""
+    async with transaction(deps.pool) as connection:
+        tally = await join_batch(connection, deps, deliveries)
+    tally.count()
+    deps.relay.wake()
+
+
+async def join_batch(connection: Connection, deps: Deps, deliveries: Sequence[Delivery]) -> matching.Tally:
+    """`apply_batch` in the caller's transaction; the tally is to be counted once that is committed."""
     arrivals = [_arrival(delivery) for delivery in deliveries]
     traceparent = caller(traceparent=deliveries[-1].headers.get("traceparent")).traceparent
-    async with transaction(deps.pool) as connection:
-        await matching.apply(connection, arrivals, deps.settings, deps.secret, traceparent)
-    deps.relay.wake()
+    tally = await matching.apply(connection, arrivals, deps.settings, deps.secret, traceparent)
+    await connection.execute(_SETTLED, [delivery.sequence for delivery in deliveries])
+    return tally

@@ -59,6 +59,7 @@ class Deps:
 async def change(deps: Deps, who: Caller, call_id: UUID, learned: store.Change) -> store.Row:
     """Join what was learned into one call, in a transaction of its own; `learned.row` is read anew under the lock.
     Raises Unavailable when the database is away."""
+    late = False
     async with transaction(deps.pool) as connection:
         (learned.row,) = await store.lock(connection, [call_id])
         if learned.provider_call_id:
@@ -67,8 +68,11 @@ async def change(deps: Deps, who: Caller, call_id: UUID, learned: store.Change) 
                 matching.CONFLICTS.inc()
                 log.error("placed_twice", call_id=str(call_id), provider_call_id=learned.provider_call_id)
                 return learned.row
+            late = matching.given_up(learned.row)
             await matching.unpark(connection, [learned])
         (row,) = await store.write(connection, [learned], deps.settings, who.traceparent)
+    if late:
+        matching.LATE.inc()
     deps.relay.wake()
     return row
 

@@ -1,4 +1,4 @@
-"""What the calls service answers: plain functions of (dependencies, caller, request)."""
+"""What the calls service answers: plain functions of (dependencies, caller, request). Creating a call: create.py."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from boostedcalls.calls import dispatch, queries, reports, schedule, store, sync
 from boostedcalls.calls.dispatch import Deps
 from boostedcalls.calls.schedule import Stage
-from boostedcalls.calls.state import TERMINAL, Fact, Source, timeline_entry
+from boostedcalls.calls.state import TERMINAL, Fact, Source
 from boostedcalls.calls.stats import stats
 from boostedcalls.calls.vapi import ProviderError
 from boostedcalls.common.bus import Bus
-from boostedcalls.common.context import Caller, new_id
+from boostedcalls.common.context import Caller
 from boostedcalls.common.db import connection as reading
 from boostedcalls.common.db import transaction
-from boostedcalls.common.errors import FieldError, ServiceError, Unavailable, problem
+from boostedcalls.common.errors import ServiceError, Unavailable, problem
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.base import Nothing
 from boostedcalls.common.messages.calls import (
@@ -25,25 +25,16 @@ from boostedcalls.common.messages.calls import (
     CallId,
     CallPage,
     CallStatus,
-    CreateCall,
     ListCalls,
     Stats,
     Timeline,
 )
-from boostedcalls.common.messages.contacts import (
-    COUNT_CONTACTS,
-    GET_CONTACT,
-    GET_SCRIPT,
-    Contact,
-    ContactId,
-    Count,
-    Script,
-    ScriptId,
-)
+from boostedcalls.common.messages.contacts import COUNT_CONTACTS, Count
 
 log = get_logger(__name__)
 
-_PEER = 3.0
+# Seconds: another service's answer, and the provider's while somebody reads a call.
+PEER = 3.0
 _ON_READ = 2.0
 _ON_READ_IN_ALL = 3.0
 
@@ -78,81 +69,6 @@ class Service:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-
-
-async def _ask_contact(service: Service, who: Caller, request: CreateCall) -> Contact:
-    data = ContactId(contact_id=request.contact_id).model_dump_json().encode()
-    return Contact.model_validate_json(await service.bus.request(GET_CONTACT.subject, data, who, _PEER))
-
-
-async def _ask_script(service: Service, who: Caller, request: CreateCall) -> Script | None:
-    if request.script_id is None:
-        return None
-    data = ScriptId(script_id=request.script_id).model_dump_json().encode()
-    return Script.model_validate_json(await service.bus.request(GET_SCRIPT.subject, data, who, _PEER))
-
-
-async def create_call(service: Service, who: Caller, request: CreateCall) -> Call:
-    deps = service.deps
-    contact, script = await asyncio.gather(_ask_contact(service, who, request), _ask_script(service, who, request))
-    columns = _columns(deps, who, request, contact, script)
-    created = timeline_entry(columns["id"], "created", "user", columns["created_at"], CallStatus.PENDING, None)
-    async with transaction(deps.pool) as connection:
-        # One at a time per user, so that the count below cannot be true for two at once.
-        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"calls.create {who.user}")
-        limit = deps.settings.max_active_calls_per_user
-        if await store.active_calls(connection, who.user) >= limit:
-            raise problem("max_active_calls", f"At most {limit} calls may be active at once", retry_after=30)
-        row = await store.insert(connection, columns, created, who.traceparent)
-    deps.relay.wake()
-    placing = service.dispatch(who, row)
-    await asyncio.wait([placing], timeout=deps.settings.dispatch_wait)
-    # The row as the dispatch left it; while its outcome is unclear, as it is now.
-    placed = placing.result() if placing.done() and not placing.cancelled() else None
-    if placed is None:
-        async with reading(deps.pool) as connection:
-            placed = await queries.get_call(connection, who.user, row["id"])
-    row = placed
-    if row["error_code"] == "rejected":
-        # The call stays, failed: this is where to find it.
-        raise problem("provider_error", row["error_message"], instance=f"/api/calls/{row['id']}/")
-    return queries.call_model(row)
-
-
-def _columns(deps: Deps, who: Caller, request: CreateCall, contact: Contact, script: Script | None) -> dict[str, Any]:
-    """The new row: what the request says, filled up from the script and then from the settings."""
-    assistant = request.assistant_id or deps.provider.vapi_assistant_id
-    number = request.phone_number_id or deps.provider.vapi_phone_number_id
-    missing: list[FieldError] = [
-        {"field": name, "message": "is required: this service has no default for it"}
-        for name, value in (("assistant_id", assistant), ("phone_number_id", number))
-        if value is None
-    ]
-    if missing:
-        raise problem("validation_failed", errors=missing)
-    given = request.model_dump(mode="json", by_alias=True)
-    filled = {
-        name: given[name] if given[name] is not None else script and script.model_dump(mode="json", by_alias=True)[name]
-        for name in ("custom_prompt", "first_message", "call_goals")
-    }
-    now = datetime.now(UTC)
-    return {
-        "id": new_id(),
-        "user_id": who.user,
-        "created_at": now,
-        "updated_at": now,
-        "contact_id": contact.id,
-        "contact_name": contact.name,
-        "contact_phone": contact.phone,
-        "contact_email": contact.email,
-        "contact_metadata": contact.metadata,
-        "script_id": request.script_id,
-        "script": {**filled, "name": script.name} if script else None,
-        "assistant_id": assistant,
-        "phone_number_id": number,
-        **filled,
-        "request_metadata": request.metadata,
-    }
 
 
 async def list_calls(service: Service, who: Caller, request: ListCalls) -> CallPage:
@@ -208,7 +124,8 @@ async def sync_call(service: Service, who: Caller, request: CallId) -> Call:
         match schedule.stage(row):
             case Stage.FOLLOW | Stage.SETTLED if row["provider_call_id"]:
                 row = await _sync(service, who, row, 5.0)
-            case Stage.RECONCILE:
+            # Also a call that was given up: should it be there after all, that is the truth.
+            case Stage.RECONCILE | Stage.SETTLED if row["dispatch_started_at"] and row["error_code"] != "rejected":
                 if await dispatch.reconcile(deps, who, row) is None:
                     raise ProviderError("the provider did not answer")
                 async with reading(deps.pool) as connection:
@@ -285,6 +202,6 @@ async def pending_count(service: Service, who: Caller, _: Nothing) -> Count:
 
 
 async def call_stats(service: Service, who: Caller, _: Nothing) -> Stats:
-    counted = Count.model_validate_json(await service.bus.request(COUNT_CONTACTS.subject, b"{}", who, _PEER))
+    counted = Count.model_validate_json(await service.bus.request(COUNT_CONTACTS.subject, b"{}", who, PEER))
     async with reading(service.deps.pool) as connection:
         return await stats(connection, who.user, counted.count)

@@ -7,10 +7,10 @@ may be parked in the very moment in which another process learns the id.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from boostedcalls.calls import reasons, signing, store
 from boostedcalls.calls.reports import call_of, facts_of
@@ -26,6 +26,7 @@ PARKED = Counter("boostedcalls_unmatched_events_total", "Provider events whose c
 CONFLICTS = Counter("boostedcalls_provider_id_conflicts_total", "Reports that claim a call placed under another id")
 UNMAPPED = Counter("boostedcalls_unmapped_ended_reasons_total", "Ended reasons that no rule names")
 LATE = Counter("boostedcalls_late_evidence_total", "Calls that turned up at the provider after they were given up")
+LEFT = Gauge("boostedcalls_unmatched_old_events", "Provider events whose call is not known ten minutes later")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,29 @@ class _Known:
     claim: tuple[UUID, str] | None
 
 
+@dataclass(slots=True)
+class Tally:
+    """What a batch moves the counters by, once it is committed."""
+
+    parked: int = 0
+    late: int = 0
+    conflicts: int = 0
+    unmapped: list[str] = field(default_factory=list[str])
+
+    def count(self) -> None:
+        PARKED.inc(self.parked)
+        LATE.inc(self.late)
+        CONFLICTS.inc(self.conflicts)
+        UNMAPPED.inc(len(self.unmapped))
+        for reason in self.unmapped:
+            log.warning("unmapped_ended_reason", reason=reason)
+
+
+def given_up(row: store.Row) -> bool:
+    """Whether a call that turns up at the provider now is late evidence: we had told that nobody was called."""
+    return row["provider_call_id"] is None and row["dispatch_closed"] and not row["hang_up_wanted"]
+
+
 def _known(arrivals: Sequence[Arrival]) -> list[_Known]:
     found: list[_Known] = []
     for arrival in arrivals:
@@ -60,11 +84,12 @@ def _known(arrivals: Sequence[Arrival]) -> list[_Known]:
 
 async def apply(
     connection: Connection, arrivals: Sequence[Arrival], settings: CallsSettings, secret: bytes, traceparent: str
-) -> None:
+) -> Tally:
     """Join the arrivals into their calls in the caller's transaction."""
+    tally = Tally()
     known = _known(arrivals)
     if not known:
-        return
+        return tally
     provider_ids = {item.provider_call_id for item in known}
     rows = await store.lock(connection, {item.claim[0] for item in known if item.claim}, provider_ids)
     changes = {row["id"]: store.Change(row) for row in rows}
@@ -72,25 +97,27 @@ async def apply(
     parked: list[_Known] = []
     # Adoptions first: then each of a new call's reports finds it, whichever of them carried the signed id.
     for item in known:
-        if item.provider_call_id not in by_provider and (change := _claimed(changes, item, secret)):
+        if item.provider_call_id not in by_provider and (change := _claimed(changes, item, secret, tally)):
+            tally.late += given_up(change.row)
             change.provider_call_id = item.provider_call_id
             by_provider[item.provider_call_id] = change.row["id"]
-            if change.row["dispatch_closed"] and not change.row["hang_up_wanted"]:
-                LATE.inc()
     for item in known:
         if call_id := by_provider.get(item.provider_call_id):
             changes[call_id].facts.extend(item.facts)
         else:
             parked.append(item)
-    await _park(connection, parked)
+    tally.parked = await _park(connection, parked)
     adopted = [change for change in changes.values() if change.provider_call_id]
     await unpark(connection, adopted)
     touched = [change for change in changes.values() if change.facts]
     await store.write(connection, touched, settings, traceparent)
-    _count_unmapped(known)
+    tally.unmapped = [
+        fact.reason for item in known for fact in item.facts if fact.reason and not reasons.is_mapped(fact.reason)
+    ]
+    return tally
 
 
-def _claimed(changes: dict[UUID, store.Change], item: _Known, secret: bytes) -> store.Change | None:
+def _claimed(changes: dict[UUID, store.Change], item: _Known, secret: bytes, tally: Tally) -> store.Change | None:
     """The call that the item's signed id names, if the signature is ours and the call has no other provider id."""
     if item.claim is None or (change := changes.get(item.claim[0])) is None:
         return None
@@ -98,32 +125,25 @@ def _claimed(changes: dict[UUID, store.Change], item: _Known, secret: bytes) -> 
         log.warning("signature_wrong", call_id=str(change.row["id"]), provider_call_id=item.provider_call_id)
         return None
     if change.row["provider_call_id"] or change.provider_call_id:
-        CONFLICTS.inc()
+        tally.conflicts += 1
         log.error("placed_twice", call_id=str(change.row["id"]), provider_call_id=item.provider_call_id)
         return None
     return change
 
 
-def _count_unmapped(known: Sequence[_Known]) -> None:
-    for item in known:
-        for fact in item.facts:
-            if fact.reason is not None and not reasons.is_mapped(fact.reason):
-                UNMAPPED.inc()
-                log.warning("unmapped_ended_reason", reason=fact.reason)
-
-
-async def _park(connection: Connection, items: Sequence[_Known]) -> None:
+async def _park(connection: Connection, items: Sequence[_Known]) -> int:
+    """Keep the items until their call is known; return how many were not kept before."""
     if not items:
-        return
-    PARKED.inc(len(items))
-    await connection.execute(
+        return 0
+    kept = await connection.fetch(
         "INSERT INTO calls.unmatched (sequence, provider_call_id, event)"
         " SELECT sequence, id, event::jsonb FROM unnest($1::bigint[], $2::text[], $3::text[]) AS n(sequence, id, event)"
-        " ON CONFLICT DO NOTHING",
+        " ON CONFLICT DO NOTHING RETURNING 1",
         [item.arrival.sequence for item in items],
         [item.provider_call_id for item in items],
         [item.arrival.event.model_dump_json() for item in items],
     )
+    return len(kept)
 
 
 async def unpark(connection: Connection, adopted: Sequence[store.Change]) -> None:
@@ -154,3 +174,14 @@ async def sweep(connection: Connection, settings: CallsSettings, traceparent: st
     await unpark(connection, changes)
     await store.write(connection, changes, settings, traceparent)
     return len(changes)
+
+
+async def count_left(connection: Connection) -> None:
+    """Tell of the parked events that have waited for longer than an adoption takes: most likely they are of calls that
+    are not ours."""
+    left = await connection.fetchval(
+        "SELECT count(*) FROM calls.unmatched WHERE parked_at < now() - interval '10 minutes'"
+    )
+    LEFT.set(left)
+    if left:
+        log.warning("events_of_unknown_calls", count=left, for_longer_than="10 min")

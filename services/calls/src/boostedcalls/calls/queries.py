@@ -9,6 +9,7 @@ from uuid import UUID
 from boostedcalls.common.cursor import decode_cursor, encode_cursor
 from boostedcalls.common.db import Connection
 from boostedcalls.common.errors import problem
+from boostedcalls.common.messages.base import Goal
 from boostedcalls.common.messages.calls import (
     Call,
     CallContact,
@@ -39,6 +40,11 @@ def _outcome(row: Row) -> Outcome | None:
     return None if row["outcome"] is None else Outcome(row["outcome"])
 
 
+def _goals(row: Row) -> list[str | Goal] | None:
+    goals: list[Any] | None = row["call_goals"]
+    return goals and [goal if isinstance(goal, str) else Goal.model_construct(**goal) for goal in goals]
+
+
 def call_model(row: Row) -> Call:
     """The whole call, as the API shows it."""
     enrichment = {
@@ -67,7 +73,7 @@ def call_model(row: Row) -> Call:
         script_id=row["script_id"],
         custom_prompt=row["custom_prompt"],
         first_message=row["first_message"],
-        call_goals=row["call_goals"],
+        call_goals=_goals(row),
         vapi_call_id=row["provider_call_id"],
         assistant_id=row["assistant_id"],
         phone_number_id=row["phone_number_id"],

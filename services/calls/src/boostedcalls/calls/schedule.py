@@ -19,6 +19,8 @@ DISPATCH_SWEEP = timedelta(seconds=5)
 # Somebody is being called who should not be: so often, and so soon after the last look.
 _HANG_UPS = 6
 _HANG_UP_AGAIN = timedelta(seconds=5)
+# Of a call that is not over only the first steps count: how late its end may be noticed must not grow with its length.
+_LIVE_STEPS = 2
 
 
 class Stage(Enum):
@@ -72,4 +74,17 @@ def next_due(row: Mapping[str, Any], settings: CallsSettings, now: datetime) -> 
                 return None
             if row["hang_up_wanted"] and row["checks"] < _HANG_UPS:
                 return max(now, row["synced_at"] + _HANG_UP_AGAIN) if row["synced_at"] else now
-            return now + timedelta(seconds=_step(settings.sync_steps, row["checks"]))
+            over = row["status"] in TERMINAL
+            steps = settings.sync_steps if over else settings.sync_steps[:_LIVE_STEPS]
+            return now + timedelta(seconds=_step(steps, row["checks"]))
+
+
+def unanswered_counts(row: Mapping[str, Any], settings: CallsSettings, now: datetime) -> bool:
+    """Whether a look that the provider did not answer counts as one: not while an answer may still come, but neither is
+    it asked for ever, nor every few seconds."""
+    return too_old(row, settings, now) or (row["hang_up_wanted"] and row["checks"] < _HANG_UPS)
+
+
+def unanswered_again(settings: CallsSettings) -> float:
+    """After how many seconds the provider is asked again, when it did not answer and that does not count."""
+    return _step(settings.sync_steps, _LIVE_STEPS - 1)

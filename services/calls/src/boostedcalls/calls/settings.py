@@ -45,3 +45,4 @@ class CallsSettings(Settings):
     sync_on_read: float = Field(3, ge=0)
     sync_poll: float = Field(1, gt=0)
     call_max_age: float = Field(24 * 3600, gt=0)
+    audit_every: float = Field(60, gt=0)

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, cast
 from uuid import UUID
 
@@ -19,7 +20,7 @@ import orjson
 from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
-from boostedcalls.calls import dispatch, matching, reports, schedule, store
+from boostedcalls.calls import dispatch, idempotency, matching, reports, schedule, store
 from boostedcalls.calls.dispatch import Deps
 from boostedcalls.calls.schedule import Stage
 from boostedcalls.calls.state import TERMINAL, Fact, Source, fold
@@ -34,6 +35,7 @@ from boostedcalls.common.events import PROVIDER_MESSAGE, SYNC_DUE, ProviderEvent
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.calls import CallStatus
 from boostedcalls.common.redact import redact
+from boostedcalls.common.trouble import Trouble
 
 log = get_logger(__name__)
 
@@ -44,9 +46,9 @@ STALE = Gauge("boostedcalls_unmatched_oldest_seconds", "Age of the oldest provid
 _JOB_CALLS = 20
 # A claimed call whose job is lost is due again after this long.
 _LEASE = 60
-_LOOKS_AT_ONCE = 8
 _CLAIM_AT_ONCE = 1000
 _LOST_AFTER_CHECKS = 3
+_TELL_EVERY = 60.0
 
 # Of a call object and of its artifact: what reports.py and signing.py read.
 _READ = frozenset(
@@ -60,8 +62,9 @@ _READ_ARTIFACT = frozenset(
 _CLAIM_DUE = """
     UPDATE calls.calls SET due_at = now() + make_interval(secs => $2)
     WHERE id IN (SELECT id FROM calls.calls WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-    RETURNING id
+    RETURNING id, due_at
 """
+_GIVE_BACK = "UPDATE calls.calls SET due_at = now() WHERE id = ANY($1::uuid[]) AND due_at = $2"
 _CLAIM_ALL = """
     UPDATE calls.calls SET due_at = now() + make_interval(secs => $2)
     WHERE id IN (SELECT id FROM calls.calls WHERE due_at IS NOT NULL AND id > $3 ORDER BY id LIMIT $1
@@ -77,11 +80,18 @@ _LOOKED = """
 
 async def publish_jobs(deps: Deps, bus: Bus) -> None:
     """Run until the process stops: every `sync_poll` seconds, publish the calls that are due. A side task."""
+    told = -_TELL_EVERY
+    trouble = Trouble("sync_waits", "sync_goes_on")
     while not bus.runtime.stopping.is_set():
         try:
             await _tick(deps, bus)
+            if monotonic() - told >= _TELL_EVERY:
+                async with reading(deps.pool) as connection:
+                    await matching.count_left(connection)
+                told = monotonic()
+            trouble.over()
         except (Unavailable, ServiceError, asyncpg.PostgresError, *PASSING) as error:
-            log.warning("sync_waits", reason=str(error)[:300])
+            trouble.seen(error)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(bus.runtime.stopping.wait(), deps.settings.sync_poll)
 
@@ -90,12 +100,19 @@ async def _tick(deps: Deps, bus: Bus) -> None:
     who = caller()
     async with transaction(deps.pool) as connection:
         due = await connection.fetch(_CLAIM_DUE, _CLAIM_AT_ONCE, _LEASE)
-    await _publish(bus, who, [row["id"] for row in due])
+    try:
+        await _publish(bus, who, [row["id"] for row in due])
+    except Unavailable:
+        # Those that were published are looked at twice: better than all the others a minute late.
+        async with transaction(deps.pool) as connection:
+            await connection.execute(_GIVE_BACK, [row["id"] for row in due], due[0]["due_at"])
+        raise
     async with transaction(deps.pool) as connection:
         if await matching.sweep(connection, deps.settings, who.traceparent):
             deps.relay.wake()
         oldest = await connection.fetchval("SELECT extract(epoch FROM now() - min(parked_at)) FROM calls.unmatched")
     STALE.set(float(oldest or 0))
+    await idempotency.clean(deps.pool)
 
 
 async def publish_all(deps: Deps, bus: Bus) -> int:
@@ -130,12 +147,6 @@ async def _publish(bus: Bus, who: Caller, ids: Sequence[UUID]) -> None:
 
 async def work(deps: Deps, bus: Bus, deliveries: Sequence[Delivery]) -> None:
     """Look at every call of the jobs. Raises Poison for what is no job, Unavailable when the database is away."""
-    slots = asyncio.Semaphore(_LOOKS_AT_ONCE)
-
-    async def one(call_id: UUID, who: Caller) -> None:
-        async with slots:
-            await look(deps, bus, who, call_id)
-
     looks: list[Any] = []
     for delivery in deliveries:
         # Its calls have been claimed anew by now: what piled up while the provider was slow is not asked for twice.
@@ -146,7 +157,7 @@ async def work(deps: Deps, bus: Bus, deliveries: Sequence[Delivery]) -> None:
         except ValidationError as error:
             raise Poison(f"not a sync job: {error.error_count()} faults") from error
         who = caller(traceparent=delivery.headers.get("traceparent"))
-        looks += [one(call_id, who) for call_id in job.call_ids]
+        looks += [look(deps, bus, who, call_id) for call_id in job.call_ids]
     # A look may dial: cancelling the others because one failed would make their outcome unclear.
     for result in await asyncio.gather(*looks, return_exceptions=True):
         if isinstance(result, BaseException):
@@ -168,7 +179,7 @@ async def look(deps: Deps, bus: Bus, who: Caller, call_id: UUID) -> None:
             if await dispatch.reconcile_step(deps, who, row):
                 await _looked(deps, row, None)
             else:
-                await _look_again(deps, row)
+                await _look_again(deps, row, deps.settings.reconcile_steps[0])
         case Stage.FOLLOW:
             await _follow(deps, bus, who, row)
         case Stage.SETTLED:
@@ -183,12 +194,13 @@ async def _looked(deps: Deps, row: store.Row, control_url: str | None) -> None:
         await connection.execute(_LOOKED, row["id"], due, control_url, row["version"])
 
 
-async def _look_again(deps: Deps, row: store.Row) -> None:
+async def _look_again(deps: Deps, row: store.Row, seconds: float) -> None:
+    """Look once more in a while, as if this look had not been."""
     async with transaction(deps.pool) as connection:
         await connection.execute(
             "UPDATE calls.calls SET due_at = now() + make_interval(secs => $2) WHERE id = $1 AND version = $3",
             row["id"],
-            deps.settings.reconcile_steps[0],
+            seconds,
             row["version"],
         )
 
@@ -198,13 +210,22 @@ async def _follow(deps: Deps, bus: Bus, who: Caller, row: store.Row) -> None:
         call = await deps.vapi.get_call(row["provider_call_id"])
     except ProviderError as error:
         log.warning("sync_failed", call_id=str(row["id"]), status=error.status, reason=str(error))
-        await _looked(deps, row, None)
-        await _give_up(deps, who, row, lost=error.status == 404)
+        lost = error.status == 404
+        if lost or schedule.unanswered_counts(row, deps.settings, datetime.now(UTC)):
+            await _looked(deps, row, None)
+        else:
+            await _look_again(deps, row, schedule.unanswered_again(deps.settings))
+        await _give_up(deps, who, row, lost=lost)
         return
     found = dispatch.control_url(call)
-    # Before the snapshot changes the row; should that not be stored, the job comes again and with it this look.
+    # Before the snapshot changes the row.
     await _looked(deps, row, found)
-    event = await record_snapshot(bus, who, call)
+    try:
+        event = await record_snapshot(bus, who, call)
+    except Unavailable:
+        # The job comes again, but is dropped when it is too old by then.
+        await _look_again(deps, row, deps.settings.sync_steps[0])
+        raise
     # Nobody has heard of the call for a while: what changes its status now is what webhooks should have told.
     if fold(store.state_of(row), reports.facts_of(event)).status != row["status"]:
         CORRECTED.inc()

@@ -1,4 +1,4 @@
-"""Runs the gateway; `migrate`, `user add` and `openapi` are its commands. The composition root."""
+"""Runs the gateway; `migrate`, `user add` and `openapi` are its commands."""
 
 from __future__ import annotations
 
@@ -11,15 +11,11 @@ from boostedcalls.common.migrate import run_command
 
 
 def _serve() -> None:
-    from boostedcalls.common.bus import connect
-    from boostedcalls.common.db import open_pool
     from boostedcalls.common.logs import get_logger
     from boostedcalls.common.runtime import Runtime, run
     from boostedcalls.common.settings import load
-    from boostedcalls.gateway.app import build_app
-    from boostedcalls.gateway.deps import Deps
-    from boostedcalls.gateway.passwords import Passwords
-    from boostedcalls.gateway.server import bind, serve_http
+    from boostedcalls.gateway.app import start
+    from boostedcalls.gateway.server import bind
     from boostedcalls.gateway.settings import SHORT_SECRET, GatewaySettings
 
     settings = load(GatewaySettings)
@@ -32,9 +28,7 @@ def _serve() -> None:
     async def main(stack: AsyncExitStack, runtime: Runtime) -> None:
         if len(settings.vapi_webhook_secret.get_secret_value()) < SHORT_SECRET:
             get_logger(__name__).warning("short_secret", setting="VAPI_WEBHOOK_SECRET", advised=SHORT_SECRET)
-        pool = await open_pool(stack, settings, "gateway")
-        bus = await connect(stack, runtime, settings, "gateway")
-        await serve_http(stack, runtime, build_app(Deps(settings, bus, pool, Passwords())), sock)
+        await start(settings, sock, stack, runtime)
 
     run(main, "gateway")
 

@@ -1,7 +1,9 @@
-"""Assembles the gateway's application from its dependencies: every route, in the order in which they are tried."""
+"""Puts the gateway together: what it works with, and every route, in the order in which they are tried."""
 
 from __future__ import annotations
 
+import socket
+from contextlib import AsyncExitStack
 from typing import Any
 
 import orjson
@@ -9,13 +11,21 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from boostedcalls.common.bus import connect
+from boostedcalls.common.db import open_pool
+from boostedcalls.common.runtime import Runtime
 from boostedcalls.gateway import webhook
 from boostedcalls.gateway.deps import Deps
+from boostedcalls.gateway.drain import Breaker, start_drainer
 from boostedcalls.gateway.edge import Edge
 from boostedcalls.gateway.openapi import document
+from boostedcalls.gateway.passwords import Passwords
 from boostedcalls.gateway.problems import HANDLERS
 from boostedcalls.gateway.routes import auth, calls, contacts, operations, scripts
 from boostedcalls.gateway.routing import both_slashes
+from boostedcalls.gateway.server import serve_http
+from boostedcalls.gateway.settings import GatewaySettings
+from boostedcalls.gateway.spool import open_spool
 
 
 def _rest() -> list[Route]:
@@ -43,3 +53,18 @@ def build_app(deps: Deps) -> FastAPI:
     app.state.deps = deps
     app.state.webhook_keys = webhook.keys(deps.settings)
     return app
+
+
+async def start(settings: GatewaySettings, sock: socket.socket, stack: AsyncExitStack, runtime: Runtime) -> Deps:
+    """Open everything on the stack and serve on the socket. It serves without NATS and without its database too: the
+    provider's reports are kept in the spool, all else is answered `unavailable`."""
+    pool = await open_pool(stack, settings, "gateway", wait=False)
+    bus = await connect(stack, runtime, settings, "gateway", wait=False)
+    breaker = Breaker(bus)
+    spool = None
+    if settings.spool_dir is not None:
+        spool = open_spool(stack, settings.spool_dir, settings.spool_max_bytes)
+        start_drainer(stack, runtime, spool, breaker)
+    deps = Deps(settings, bus, pool, Passwords(), breaker, spool)
+    await serve_http(stack, runtime, build_app(deps), sock)
+    return deps

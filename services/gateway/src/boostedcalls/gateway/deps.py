@@ -9,8 +9,10 @@ from starlette.requests import Request
 from boostedcalls.common.bus import Bus
 from boostedcalls.common.context import Caller
 from boostedcalls.common.db import Pool
+from boostedcalls.gateway.drain import Breaker
 from boostedcalls.gateway.passwords import Passwords
 from boostedcalls.gateway.settings import GatewaySettings
+from boostedcalls.gateway.spool import Spool
 
 CALLER = "boostedcalls.caller"
 
@@ -21,6 +23,8 @@ class Deps:
     bus: Bus
     pool: Pool
     passwords: Passwords
+    breaker: Breaker
+    spool: Spool | None
 
 
 def deps_of(request: Request) -> Deps:

@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from boostedcalls.common.errors import ServiceError
-from boostedcalls.common.messages.base import Rpc
+from boostedcalls.common.messages.base import Replayed, Rpc
 from boostedcalls.common.messages.contacts import ListContacts, ListScripts
 from boostedcalls.gateway.deps import caller_of, deps_of
+from boostedcalls.gateway.problems import REPLAYED
 
 # A list that was gathered from several answers ends here, with a link to its rest.
 MAX_LIST_BYTES = 32 * 1024 * 1024
@@ -37,7 +38,8 @@ async def forward[Req: BaseModel](
     request: Request, rpc: Rpc[Req, Any], body: Req, *, status: int = 200, timeout: float = 5.0
 ) -> Response:
     """The service's answer as it is. Raises ServiceError."""
-    return json_response(await ask(request, rpc, body, timeout), status)
+    answer = await ask(request, rpc, body, timeout)
+    return json_response(answer, status, REPLAYED if isinstance(answer, Replayed) else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,14 @@ LIST_HEADERS: dict[str, Any] = {
         "Link": {"description": 'Where there is more: `<…>; rel="next"`', "schema": {"type": "string"}},
     }
 }
+REPLAYED_HEADER: dict[str, Any] = {
+    "headers": {
+        "Idempotency-Replayed": {
+            "description": "`true` where an earlier request with the same Idempotency-Key was answered so",
+            "schema": {"type": "string", "enum": ["true"]},
+        }
+    }
+}
 # In a PATCH a member that is left out keeps its value: what stands as its default in the model is no default.
 _NO_DEFAULTS = ("ContactPatch", "ScriptPatch")
 

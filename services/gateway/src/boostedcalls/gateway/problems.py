@@ -23,6 +23,7 @@ log = get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 1
+REPLAYED = {"Idempotency-Replayed": "true"}
 # What a body with a JSON object may be answered, besides what its route says.
 BODY = ("malformed_body", "payload_too_large", "validation_failed")
 _OURS = ("unavailable", "timeout", "internal_error")
@@ -84,6 +85,8 @@ def render(error: ServiceError, request_id: str, headers: Mapping[str, str] | No
         extra["WWW-Authenticate"] = "Bearer"
     if error.retry_after is not None:
         extra["Retry-After"] = str(error.retry_after)
+    if error.replayed:
+        extra |= REPLAYED
     return Response(error.to_json(request_id), error.status, extra, MEDIA_TYPE)
 
 

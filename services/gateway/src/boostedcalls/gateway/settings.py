@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
@@ -23,3 +24,5 @@ class GatewaySettings(DatabaseSettings, NatsSettings):
     vapi_webhook_secret: SecretStr
     vapi_webhook_secret_previous: SecretStr | None = None
     vapi_webhook_hmac_secret: SecretStr | None = None
+    spool_dir: Path | None = None
+    spool_max_bytes: int = Field(1024**3, ge=1024**2)

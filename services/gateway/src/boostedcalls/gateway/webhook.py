@@ -9,34 +9,41 @@ import hashlib
 import hmac
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from time import time
 from typing import Any
 
+from prometheus_client import Counter
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from boostedcalls.common.context import Caller
 from boostedcalls.common.errors import ServiceError, problem
 from boostedcalls.common.logs import get_logger
-from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK
-from boostedcalls.gateway.deps import caller_of, deps_of
+from boostedcalls.common.provider import answer_for
+from boostedcalls.gateway.deps import Deps, caller_of, deps_of
+from boostedcalls.gateway.drain import to_record
 from boostedcalls.gateway.forward import json_response
 from boostedcalls.gateway.problems import errors
 from boostedcalls.gateway.settings import GatewaySettings
+from boostedcalls.gateway.spool import Refused
 
 log = get_logger(__name__)
 
 PATH = "/api/calls/webhook/"
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-_TIMEOUT = 3.0
 _RETRY_AFTER = 5
+_STORED = {"X-Stored": "spool"}
 _MAX_AGE = 300
 _TIMESTAMP = re.compile(r"[0-9]{1,16}")
 # A number of seconds beyond this would be in the year 5138: it counts milliseconds.
 _MILLISECONDS = 10**11
+
+SPOOLED = Counter("boostedcalls_webhooks_spooled_total", "Webhooks stored in the spool", ["reason"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +91,7 @@ def signature_is_right(signature: str, timestamp: str, body: bytes, secret: byte
 async def webhook(request: Request) -> Response:
     if request.method != "POST":
         raise HTTPException(405, headers={"Allow": "POST"})
-    deps = deps_of(request)
+    came_in = datetime.now(UTC)
     expected: Keys = request.app.state.webhook_keys
     headers = request.headers
     trusted = secret_is_right(headers.get("x-vapi-secret", "").encode("latin-1"), expected.secrets)
@@ -96,12 +103,42 @@ async def webhook(request: Request) -> Response:
         headers.get("x-signature", ""), headers.get("x-timestamp", ""), body, expected.hmac, time()
     ):
         raise problem("webhook_auth_failed")
+    who = replace(caller_of(request), received_at=came_in)
+    return await _take_in(deps_of(request), who, body, headers.get("content-type", ""))
+
+
+async def _take_in(deps: Deps, who: Caller, body: bytes, content_type: str) -> Response:
+    """200 when the webhook is stored: by the webhooks service, else in the spool. Raises ServiceError."""
+    reason = deps.breaker.why_not_ask()
+    asked = deps.spool is None or not reason
+    if asked:
+        try:
+            return json_response(await deps.breaker.ask(who, body))
+        except ServiceError as error:
+            if error.code == "payload_too_large":
+                raise
+            log.warning("webhook_not_taken", code=error.code, detail=error.detail, error_id=error.error_id)
+            reason = error.code
+    if deps.spool is None:
+        raise problem("unavailable", retry_after=_RETRY_AFTER)
     try:
-        answer = await deps.bus.request(INGEST_WEBHOOK, body, caller_of(request), timeout=_TIMEOUT)
-    except ServiceError as error:
-        log.error("webhook_not_taken", code=error.code, detail=error.detail, error_id=error.error_id)
-        raise problem("unavailable", retry_after=_RETRY_AFTER) from None
-    return json_response(answer)
+        await deps.spool.append(to_record(who, body, content_type))
+    except Refused:
+        return await _last_resort(deps, who, body, asked=asked)
+    SPOOLED.labels(reason).inc()
+    return json_response(answer_for(body), headers=_STORED)
+
+
+async def _last_resort(deps: Deps, who: Caller, body: bytes, *, asked: bool) -> Response:
+    """Without the spool the webhooks service is asked even where it is not expected to answer: the provider sends a
+    report once."""
+    if not asked:
+        try:
+            return json_response(await deps.breaker.ask(who, body))
+        except ServiceError as error:
+            if error.code == "payload_too_large":
+                raise
+    raise problem("unavailable", retry_after=_RETRY_AFTER)
 
 
 ROUTE = Route(PATH, webhook, methods=_METHODS)
@@ -120,6 +157,12 @@ OPERATION: dict[str, Any] = {
     "responses": {
         "200": {
             "description": "Stored. Messages that want an answer (tool calls, say) get theirs instead of `ok`.",
+            "headers": {
+                "X-Stored": {
+                    "description": "`spool`: kept on the gateway's disk, because what is behind it did not answer",
+                    "schema": {"type": "string", "enum": ["spool"]},
+                }
+            },
             "content": {"application/json": {"schema": {"type": "object"}}},
         },
         **{

@@ -17,6 +17,7 @@ from aiohttp import web
 from boostedcalls.common.logs import get_logger, mask_phone
 from boostedcalls.simulator.calls import Call, Calls
 from boostedcalls.simulator.faults import BadRequest
+from boostedcalls.simulator.files import AppendLog
 from boostedcalls.simulator.play import Live, Stage, note, prepare, resume, say, start, stop
 from boostedcalls.simulator.render import call_json
 from boostedcalls.simulator.requests import check_create, check_filters
@@ -51,9 +52,10 @@ async def serve(settings: SimulatorSettings) -> AsyncGenerator[str]:
     calls = await asyncio.to_thread(
         Calls, settings.simulator_data, settings.simulator_keep, settings.simulator_list_lag
     )
+    tries = AppendLog(settings.simulator_data / "webhooks.jsonl", sync=False)
     connector = aiohttp.TCPConnector(limit=_WEBHOOK_CONNECTIONS)
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
-        stage = Stage(settings, calls, session)
+        stage = Stage(settings, calls, session, tries)
         runner = web.AppRunner(make_app(stage), access_log=None, handle_signals=False, shutdown_timeout=_ANSWERS_WITHIN)
         await runner.setup()
         try:
@@ -66,6 +68,7 @@ async def serve(settings: SimulatorSettings) -> AsyncGenerator[str]:
             stage.stopping = True
             await runner.cleanup()
             await stop(stage)
+            await asyncio.to_thread(tries.close)
             await asyncio.to_thread(calls.close)
 
 

@@ -13,6 +13,7 @@ import aiohttp
 from boostedcalls.common.logs import get_logger, mask_phone
 from boostedcalls.simulator import render
 from boostedcalls.simulator.calls import Call, Calls, Status, Utterance, now
+from boostedcalls.simulator.files import AppendLog
 from boostedcalls.simulator.requests import Server
 from boostedcalls.simulator.scenarios import Scenario, scenario_for
 from boostedcalls.simulator.settings import SimulatorSettings
@@ -58,11 +59,13 @@ class Live:
 
 @dataclass(slots=True)
 class Stage:
-    """Everything a playing call needs: settings, the calls, the way out, and the tasks to end at the end."""
+    """Everything a playing call needs: settings, the calls, the way out, the file of its tries, and the tasks to end
+    at the end."""
 
     settings: SimulatorSettings
     calls: Calls
     session: aiohttp.ClientSession
+    tries: AppendLog
     live: dict[str, Live] = field(default_factory=dict[str, Live])
     players: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
     couriers: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
@@ -209,7 +212,8 @@ async def _carry(stage: Stage, live: Live, server: Server) -> None:
     """Send what is queued, each after the first try of the one before."""
     async for message in arrange(live.queue, live.scenario.delivery):
         tried = asyncio.Event()
-        _spawn(stage.couriers, deliver(stage.session, server, message, stage.settings.simulator_speed, tried))
+        sending = deliver(stage.session, stage.tries, server, message, stage.settings.simulator_speed, tried)
+        _spawn(stage.couriers, sending)
         with suppress(TimeoutError):
             async with asyncio.timeout(_ORDER_WAIT):
                 await tried.wait()

@@ -14,7 +14,7 @@ class SimulatorSettings(Settings):
     simulator_port: int = Field(default=8090, ge=0, le=65535)
     """0 takes any free port."""
     simulator_data: Path = Path(".run/simulator")
-    """The folder of `dials.jsonl` and `calls.jsonl`."""
+    """The folder of `dials.jsonl`, `calls.jsonl` and `webhooks.jsonl`."""
     simulator_speed: float = Field(default=1.0, gt=0, le=100)
     """Every delay is multiplied by this: at 1.0 a call takes about two seconds, at 0.2 it is five times faster."""
     simulator_list_lag: float = Field(default=0, ge=0)

@@ -1,4 +1,4 @@
-"""Sending a call's webhooks: in which order they leave, and how often one is tried.
+"""Sending a call's webhooks: in which order they leave, how often one is tried, and the file that tells of each try.
 
 Vapi promises neither order nor uniqueness and tries once, unless the server's `backoffPlan` says otherwise.
 """
@@ -6,6 +6,7 @@ Vapi promises neither order nor uniqueness and tries once, unless the server's `
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections.abc import AsyncIterator
 
@@ -13,6 +14,8 @@ import aiohttp
 import orjson
 
 from boostedcalls.common.logs import get_logger
+from boostedcalls.simulator.calls import iso, now
+from boostedcalls.simulator.files import AppendLog
 from boostedcalls.simulator.render import envelope
 from boostedcalls.simulator.requests import BackoffPlan, Server
 from boostedcalls.simulator.scenarios import Delivery
@@ -53,16 +56,18 @@ def shuffled(messages: list[Json]) -> list[Json]:
 
 
 async def deliver(
-    session: aiohttp.ClientSession, server: Server, message: Json, speed: float, tried: asyncio.Event
+    session: aiohttp.ClientSession, tries: AppendLog, server: Server, message: Json, speed: float, tried: asyncio.Event
 ) -> None:
-    """Try until it is taken or the plan is used up; `tried` is set after the first try."""
+    """Try until it is taken or the plan is used up; `tried` is set after the first try, each is a line in `tries`."""
     plan = server.backoff_plan or BackoffPlan()
     try:
         for attempt in range(plan.max_retries + 1):
             if attempt:
                 await asyncio.sleep(pause_before(plan, attempt) * speed)
-            status = await _post(session, server, message)
+            at, body = iso(now()), orjson.dumps(envelope(message))
+            status = await _post(session, server, body)
             tried.set()
+            await _note(tries, at, message, body, status)
             if 200 <= status < 300:
                 return
             log.warning(
@@ -83,7 +88,16 @@ def pause_before(plan: BackoffPlan, retry: int) -> float:
     return plan.base_delay_seconds * (2 ** (retry - 1) if plan.type == "exponential" else 1)
 
 
-async def _post(session: aiohttp.ClientSession, server: Server, message: Json) -> int:
+async def _note(tries: AppendLog, at: str, message: Json, body: bytes, status: int) -> None:
+    line = {"at": at, "call": message["call"]["id"], "type": message["type"]}
+    try:
+        await tries.append(line | {"sha256": hashlib.sha256(body).hexdigest(), "status": status})
+    except OSError as error:
+        # The webhook goes on its way all the same.
+        log.error("try_not_noted", provider_call_id=line["call"], exc_info=error)
+
+
+async def _post(session: aiohttp.ClientSession, server: Server, body: bytes) -> int:
     """The answer's status; 0 when there was none."""
     # Without a credential Vapi sends its secret header all the same: present, and empty.
     headers = {name.lower(): value for name, value in server.headers.items()}
@@ -91,7 +105,7 @@ async def _post(session: aiohttp.ClientSession, server: Server, message: Json) -
     try:
         async with session.post(
             server.url,
-            data=orjson.dumps(envelope(message)),
+            data=body,
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=server.timeout_seconds),
             allow_redirects=False,

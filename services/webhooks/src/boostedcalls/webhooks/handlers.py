@@ -9,14 +9,15 @@ from prometheus_client import Counter
 
 from boostedcalls.common import subjects
 from boostedcalls.common.bus import Bus
-from boostedcalls.common.bus.connection import REQUEST_ID, TRACEPARENT
+from boostedcalls.common.bus.connection import RECEIVED_AT, REQUEST_ID, TRACEPARENT
 from boostedcalls.common.bus.streams import DLQ
 from boostedcalls.common.context import Caller
 from boostedcalls.common.errors import ServiceError
 from boostedcalls.common.events import PROVIDER_MESSAGE, ProviderEvent
 from boostedcalls.common.logs import get_logger
+from boostedcalls.common.messages.base import rfc3339
 from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK
-from boostedcalls.webhooks.answers import OK, answer_to
+from boostedcalls.common.provider import OK, answer_to
 from boostedcalls.webhooks.vapi import Message, NotAMessage, parse
 
 log = get_logger(__name__)
@@ -42,17 +43,17 @@ async def ingest(bus: Bus, who: Caller, body: bytes) -> bytes:
     except ServiceError:
         # Written out it is larger than a message may be: numbers such as 1e99 grow.
         await _keep_aside(bus, who, body, "too large", body)
-    return answer_to(message)
+    return answer_to(message.content)
 
 
 async def _publish(bus: Bus, who: Caller, body: bytes, message: Message) -> None:
     digest = hashlib.sha256(body).hexdigest()
-    now = datetime.now(UTC)
+    came_in = who.received_at or datetime.now(UTC)
     event = ProviderEvent(
         source="webhook",
         kind=message.kind,
         provider_call_id=message.call_id,
-        received_at=now,
+        received_at=came_in,
         message=dict(message.content),
     )
     await bus.publish_event(
@@ -61,7 +62,7 @@ async def _publish(bus: Bus, who: Caller, body: bytes, message: Message) -> None
         event.model_dump_json().encode(),
         event_id=digest,
         source="/webhooks",
-        at=now,
+        at=came_in,
         traceparent=who.traceparent,
         timeout=_PUBLISH_SECONDS,
     )
@@ -69,16 +70,18 @@ async def _publish(bus: Bus, who: Caller, body: bytes, message: Message) -> None
 
 
 async def _keep_aside(bus: Bus, who: Caller, body: bytes, reason: str, data: bytes) -> None:
+    digest = hashlib.sha256(body).hexdigest()
     await bus.publish(
-        subjects.dead_letter(_ORIGIN),
+        subjects.dead_letter(_ORIGIN, digest[:32]),
         data,
         stream=DLQ,
-        message_id=f"dlq:{_ORIGIN}:{hashlib.sha256(body).hexdigest()}",
+        message_id=f"dlq:{_ORIGIN}:{digest}",
         headers={
             "Bc-Origin-Subject": INGEST_WEBHOOK,
             "Bc-Reason": reason,
             REQUEST_ID: who.request_id,
             TRACEPARENT: who.traceparent,
+            RECEIVED_AT: rfc3339(who.received_at or datetime.now(UTC)),
         },
         timeout=_PUBLISH_SECONDS,
     )

@@ -5,16 +5,13 @@ Bodies are foreign data and their types grow all the time, so nothing is demande
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
 
 import orjson
 
 from boostedcalls.common import lenient_json, subjects
+from boostedcalls.common.provider import Json, as_object, message_in
 from boostedcalls.common.redact import redact
-
-Json = Mapping[str, Any]
 
 DOCUMENTED = frozenset(
     {
@@ -85,17 +82,12 @@ def parse(body: bytes) -> Message:
         envelope = redact(lenient_json.loads(body))
     except ValueError:
         raise NotAMessage("not JSON", body) from None
-    content = as_object(as_object(envelope).get("message"))
+    content = message_in(envelope)
     kind = content.get("type")
     if not isinstance(kind, str) or not kind:
         reason = "no type" if content else "no message" if isinstance(envelope, dict) else "no JSON object"
         raise NotAMessage(reason, orjson.dumps(envelope))
     return Message(kind, _call_id(content), content)
-
-
-def as_object(value: Any) -> Json:
-    """The value where it is a JSON object, else an empty one."""
-    return cast("Json", value) if isinstance(value, Mapping) else {}
 
 
 def _call_id(content: Json) -> str | None:

@@ -7,6 +7,8 @@
 | raises Unavailable | nak with a delay, and no fetching until `ready` answers true: no deliveries are burnt |
 | raises Poison | stored in DLQ, then term |
 | raises anything else | nak with growing delay; in DLQ after 10 deliveries, then term |
+
+A message that DLQ does not take (it is full, or away) is given back with a growing delay: it stays in its stream.
 """
 
 from __future__ import annotations
@@ -22,13 +24,15 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from boostedcalls.common import subjects
 from boostedcalls.common.bus.connection import Bus
 from boostedcalls.common.bus.streams import DLQ, Consumer, ensure_consumer, ensure_streams
-from boostedcalls.common.errors import Poison, Unavailable
+from boostedcalls.common.errors import Poison, ServiceError, Unavailable
 from boostedcalls.common.logs import get_logger
+from boostedcalls.common.messages.base import rfc3339
+from boostedcalls.common.trouble import Trouble
 
 log = get_logger(__name__)
 
@@ -36,8 +40,28 @@ MAX_DELIVERIES = 10
 # A fetch under way does not survive a reconnect, so it must be short.
 _FETCH_SECONDS = 2.0
 _IDLE_CHECK = 15
+# Between looks whether what a handler needs is back; and, growing up to the second, where it is back each time and the
+# handler fails again (a full disk can be read): every try counts as a delivery.
+_LOOK_SECONDS = 0.5
+_LONGEST_PAUSE = 30.0
+_LETTER_SECONDS = 2.0
+
+# What a dead letter says of its message. A webhook's has the first two only.
+REASON = "Bc-Reason"
+ORIGIN_SUBJECT = "Bc-Origin-Subject"
+ORIGIN_STREAM = "Bc-Origin-Stream"
+ORIGIN_SEQUENCE = "Bc-Origin-Sequence"
+ORIGIN_TIME = "Bc-Origin-Time"
+DELIVERIES = "Bc-Deliveries"
+# On a message that was sent again, and on the note that says so.
+REPLAY_OF = "Bc-Replay-Of"
+REPLAY_RUN = "Bc-Replay-Run"
+REPLAY_SEQUENCE = "Bc-Replay-Sequence"
+REPLAY_RESULT = "Bc-Replay-Result"
 
 CONSUMED = Counter("boostedcalls_consumed_total", "Messages consumed", ["consumer", "result"])
+TROUBLES = Counter("boostedcalls_consumer_troubles_total", "Attempts to fetch from a stream that failed", ["stream"])
+PAUSED = Gauge("boostedcalls_fetching_paused", "1 while nothing is fetched because the database is away", ["stream"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +84,8 @@ async def consume(bus: Bus, consumer: Consumer, handler: Handler, ready: Ready) 
     """Run until the process stops: fetch, handle, settle. Meant as a side task; survives NATS and the database."""
     subscription: JetStreamContext.PullSubscription | None = None
     idle = 0
+    trouble = Trouble("consumer_trouble", "consumer_trouble_over", stream=consumer.stream)
+    pause = _Pause(bus, consumer.stream, ready)
     while not bus.runtime.stopping.is_set():
         try:
             if subscription is None:
@@ -73,12 +99,16 @@ async def consume(bus: Bus, consumer: Consumer, handler: Handler, ready: Ready) 
                 idle = 0
                 await bus.jetstream.consumer_info(consumer.stream, consumer.durable)
         except (NatsError, APIError, NotFoundError, OSError, TimeoutError) as error:
-            log.warning("consumer_trouble", stream=consumer.stream, error=f"{type(error).__name__}: {error}"[:300])
+            TROUBLES.labels(consumer.stream).inc()
+            trouble.seen(f"{type(error).__name__}: {error}")
             subscription = await _forget(subscription)
             await asyncio.sleep(0.5)
             continue
-        if messages and not await _settle(bus, consumer, messages, handler):
-            await _until(ready, bus)
+        trouble.over()
+        if messages and (missing := await _settle(bus, consumer, messages, handler)):
+            await pause.take(missing)
+        elif messages:
+            pause.reset()
     await _forget(subscription)
 
 
@@ -102,14 +132,35 @@ async def _fetch(subscription: JetStreamContext.PullSubscription, batch: int) ->
     return messages
 
 
-async def _until(ready: Ready, bus: Bus) -> None:
-    log.warning("fetching_paused")
-    while not bus.runtime.stopping.is_set():
-        with contextlib.suppress(Exception):
-            if await ready():
-                break
-        await asyncio.sleep(0.5)
-    log.info("fetching_resumed")
+class _Pause:
+    """The times in which nothing is fetched because something that the handler needs is away."""
+
+    def __init__(self, bus: Bus, stream: str, ready: Ready) -> None:
+        self._bus, self._ready = bus, ready
+        self._paused = PAUSED.labels(stream)
+        self._paused.set(0)
+        self._trouble = Trouble("fetching_paused", "fetching_resumed", stream=stream)
+        self._length = 0.0
+
+    def reset(self) -> None:
+        self._length = 0.0
+
+    async def take(self, missing: Unavailable) -> None:
+        self._paused.set(1)
+        self._trouble.seen(missing)
+        await self._sleep(self._length)
+        self._length = min(max(self._length * 2, _LOOK_SECONDS), _LONGEST_PAUSE)
+        while not self._bus.runtime.stopping.is_set():
+            with contextlib.suppress(Exception):
+                if await self._ready():
+                    break
+            await self._sleep(_LOOK_SECONDS)
+        self._trouble.over()
+        self._paused.set(0)
+
+    async def _sleep(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._bus.runtime.stopping.wait(), seconds)
 
 
 def _delivery(message: Msg) -> Delivery:
@@ -124,63 +175,70 @@ def _delivery(message: Msg) -> Delivery:
     )
 
 
-async def _settle(bus: Bus, consumer: Consumer, messages: list[Msg], handler: Handler) -> bool:
-    """Handle and settle the messages; False when something the handler needs is away."""
+async def _settle(bus: Bus, consumer: Consumer, messages: list[Msg], handler: Handler) -> Unavailable | None:
+    """Handle and settle the messages. What is returned says that something the handler needs is away."""
     deliveries = [_delivery(message) for message in messages]
     try:
         await handler(deliveries)
     except Unavailable as error:
-        log.warning("handler_unavailable", stream=consumer.stream, reason=str(error)[:300])
         for message in messages:
             await _tell(message.nak(delay=random.uniform(0.5, 1.5)), consumer, "nak")  # noqa: S311
-        return False
+        return error
     except Exception as error:
         if len(messages) > 1:
             log.warning("batch_failed", stream=consumer.stream, size=len(messages), error=repr(error)[:300])
             # No early end: one message without its database does not excuse the others from being settled.
             results = [await _settle(bus, consumer, [message], handler) for message in messages]
-            return all(results)
+            return next((missing for missing in results if missing), None)
         await _settle_failure(bus, consumer, messages[0], deliveries[0], error)
     else:
         for message in messages:
             await _tell(message.ack(), consumer, "ack")
-    return True
+    return None
 
 
 async def _settle_failure(bus: Bus, consumer: Consumer, message: Msg, delivery: Delivery, error: Exception) -> None:
     if not isinstance(error, Poison) and delivery.deliveries < MAX_DELIVERIES:
         log.warning("message_failed", subject=delivery.subject, sequence=delivery.sequence, exc_info=error)
-        delay = min(300.0, 2.0**delivery.deliveries) * random.uniform(0.5, 1.0)  # noqa: S311
-        await _tell(message.nak(delay=delay), consumer, "nak")
+        await _tell(message.nak(delay=_growing(delivery)), consumer, "nak")
         return
     try:
         # Stored first, given up second: the other order could lose it.
         await dead_letter(bus, consumer.stream, delivery, f"{type(error).__name__}: {error}")
-    except Unavailable as trouble:
-        log.error("dead_letter_not_stored", sequence=delivery.sequence, reason=str(trouble))
-        await _tell(message.nak(delay=5), consumer, "nak")
+    except (Unavailable, ServiceError) as trouble:
+        log.error(
+            "dead_letter_not_stored", subject=delivery.subject, sequence=delivery.sequence, reason=str(trouble)[:300]
+        )
+        await _tell(message.nak(delay=_growing(delivery)), consumer, "nak")
         return
     log.error("dead_letter", subject=delivery.subject, sequence=delivery.sequence, error=repr(error)[:300])
     await _tell(message.term(), consumer, "dead-letter")
 
 
+def _growing(delivery: Delivery) -> float:
+    return min(300.0, 2.0 ** min(delivery.deliveries, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+
+
 async def dead_letter(bus: Bus, origin: str, delivery: Delivery, reason: str) -> None:
-    """Store a message that cannot be handled, with where it came from and why. Raises Unavailable."""
+    """Store a message that cannot be handled, with where it came from and why; a repeat is stored once. Raises
+    Unavailable, and ServiceError where it does not fit into a message any more."""
     headers = {
         **{name: value for name, value in delivery.headers.items() if not name.startswith("Nats-")},
-        "Bc-Origin-Stream": origin,
-        "Bc-Origin-Subject": delivery.subject,
-        "Bc-Origin-Sequence": str(delivery.sequence),
-        "Bc-Deliveries": str(delivery.deliveries),
-        "Bc-Reason": " ".join(reason.split())[:500].encode("ascii", "replace").decode(),
+        ORIGIN_STREAM: origin,
+        ORIGIN_SUBJECT: delivery.subject,
+        ORIGIN_SEQUENCE: str(delivery.sequence),
+        ORIGIN_TIME: rfc3339(delivery.stored_at),
+        DELIVERIES: str(delivery.deliveries),
+        REASON: " ".join(reason.split())[:500].encode("ascii", "replace").decode(),
     }
     await bus.publish(
-        subjects.dead_letter(origin),
+        subjects.dead_letter(origin, delivery.sequence),
         delivery.data,
         stream=DLQ,
-        message_id=f"dlq:{origin}:{delivery.sequence}",
+        # With the time: a stream that was made anew counts from one again.
+        message_id=f"dlq:{origin}:{delivery.sequence}:{int(delivery.stored_at.timestamp() * 1000)}",
         headers=headers,
-        timeout=5.0,
+        timeout=_LETTER_SECONDS,
     )
 
 

@@ -18,7 +18,6 @@ from typing import Any
 from uuid import UUID
 
 import nats.micro
-from nats.errors import Error as NatsError
 from nats.micro.request import Request
 from prometheus_client import Histogram
 from pydantic import BaseModel, ValidationError
@@ -27,6 +26,8 @@ from boostedcalls.common.bus.connection import (
     ERROR_CODE,
     ERROR_TEXT,
     HEADER_ROOM,
+    RECEIVED_AT,
+    REPLAYED,
     REQUEST_ID,
     RETRY_AFTER,
     TIMEOUT_MS,
@@ -37,7 +38,7 @@ from boostedcalls.common.bus.connection import (
 from boostedcalls.common.context import Caller, bind, caller, new_id
 from boostedcalls.common.errors import ServiceError, Unavailable, problem, validation_problem
 from boostedcalls.common.logs import get_logger
-from boostedcalls.common.messages.base import Rpc
+from boostedcalls.common.messages.base import Replayed, Rpc, encoded
 
 log = get_logger(__name__)
 
@@ -62,9 +63,10 @@ class Endpoint:
 
 
 def endpoint[Deps, Req: BaseModel, Res: BaseModel](
-    rpc: Rpc[Req, Res], handler: Callable[[Deps, Caller, Req], Awaitable[Res]], deps: Deps
+    rpc: Rpc[Req, Res], handler: Callable[[Deps, Caller, Req], Awaitable[Res | bytes]], deps: Deps
 ) -> Endpoint:
-    """An endpoint from a plain handler: it sees the decoded request and returns the answer's model."""
+    """An endpoint from a plain handler: it sees the decoded request and returns the answer's model, or its bytes where
+    it has them already."""
 
     async def handle(who: Caller, data: bytes) -> bytes:
         try:
@@ -72,7 +74,7 @@ def endpoint[Deps, Req: BaseModel, Res: BaseModel](
         except ValidationError as error:
             raise validation_problem(error.errors()) from None
         answer = await handler(deps, who, request)
-        return answer.model_dump_json(by_alias=True).encode()
+        return answer if isinstance(answer, bytes) else encoded(answer)
 
     return Endpoint(rpc.subject, handle)
 
@@ -110,17 +112,16 @@ async def serve(stack: AsyncExitStack, bus: Bus, name: str, version: str, endpoi
             await asyncio.gather(*late, return_exceptions=True)
 
     stack.push_async_callback(stop)
-    # The subscriptions wait in the client's buffer: to ask before the server has them would find no responders. A flush
-    # sends its ping ahead of that buffer, so only the answer to a second one tells that the server has them. Should
-    # NATS go away just now, it gets them when it is back.
-    with contextlib.suppress(NatsError):
-        await bus.client.flush(timeout=2)
-        await bus.client.flush(timeout=2)
+    # The subscriptions wait in the client's buffer: to ask before the server has them would find no responders. What
+    # was sent behind them and answered tells that it has them. Should NATS go away just now, it gets them when it is
+    # back.
+    await bus.connected()
 
 
 def _caller(headers: dict[str, str]) -> Caller:
     user = headers.get(USER)
-    return caller(UUID(user) if user else None, headers.get(REQUEST_ID), headers.get(TRACEPARENT))
+    ids = headers.get(REQUEST_ID), headers.get(TRACEPARENT), headers.get(RECEIVED_AT)
+    return caller(UUID(user) if user else None, *ids)
 
 
 async def _handle(bus: Bus, target: Endpoint, request: Request, received: float, slots: asyncio.Semaphore) -> None:
@@ -145,7 +146,7 @@ async def _handle(bus: Bus, target: Endpoint, request: Request, received: float,
         if len(answer) + HEADER_ROOM > bus.client.max_payload:
             log.warning("answer_too_large", subject=target.subject, size=len(answer))
             raise problem("answer_too_large")
-        await _respond(request, answer)
+        await _respond(request, answer, {REPLAYED: "true"} if isinstance(answer, Replayed) else None)
     except ServiceError as error:
         code = str(error.status)
         await _refuse(request, error, who.request_id)
@@ -175,6 +176,8 @@ async def _refuse(request: Request, error: ServiceError, request_id: str) -> Non
     headers: dict[str, Any] = {ERROR_CODE: str(error.status), ERROR_TEXT: error.code}
     if error.retry_after is not None:
         headers[RETRY_AFTER] = str(error.retry_after)
+    if error.replayed:
+        headers[REPLAYED] = "true"
     await _respond(request, error.to_json(request_id), headers)
 
 

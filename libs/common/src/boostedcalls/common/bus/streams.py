@@ -5,13 +5,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
 from boostedcalls.common import subjects
-from boostedcalls.common.bus.connection import Bus
 from boostedcalls.common.logs import get_logger
+
+if TYPE_CHECKING:
+    # Which makes a stream that is gone anew before it publishes.
+    from boostedcalls.common.bus.connection import Bus
 
 log = get_logger(__name__)
 
@@ -97,13 +101,21 @@ async def ensure_streams(bus: Bus, *names: str) -> None:
 
 async def ensure_consumer(bus: Bus, consumer: Consumer) -> None:
     """Create or update the consumer. It never gives a message up: the dead-letter rule in consume.py decides."""
-    await bus.jetstream.add_consumer(
-        consumer.stream,
-        ConsumerConfig(
-            durable_name=consumer.durable,
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=consumer.ack_wait,
-            max_deliver=-1,
-            max_ack_pending=4 * consumer.batch,
-        ),
+    wanted = ConsumerConfig(
+        durable_name=consumer.durable,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=consumer.ack_wait,
+        max_deliver=-1,
+        max_ack_pending=4 * consumer.batch,
     )
+    try:
+        found = (await bus.jetstream.consumer_info(consumer.stream, consumer.durable)).config
+    except NotFoundError:
+        await bus.jetstream.add_consumer(consumer.stream, wanted)
+        return
+    fields = ("ack_wait", "max_deliver", "max_ack_pending")
+    if any(getattr(found, field) != getattr(wanted, field) for field in fields):
+        log.info("consumer_updated", stream=consumer.stream, consumer=consumer.durable)
+        # Where an operator let it begin stays: that cannot be changed.
+        changes = {field: getattr(wanted, field) for field in fields}
+        await bus.jetstream.add_consumer(consumer.stream, replace(found, **changes))

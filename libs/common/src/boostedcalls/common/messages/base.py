@@ -71,6 +71,8 @@ Phone = Annotated[str, Field(min_length=3, max_length=40), AfterValidator(no_nul
 Prompt = Annotated[str, Field(max_length=20_000), AfterValidator(no_nul)]
 Line = Annotated[str, Field(max_length=2_000), AfterValidator(no_nul)]
 Id = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(no_nul)]
+# Printable ASCII, with blanks only inside: what every client and proxy passes on as it is.
+IdempotencyKey = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[!-~]([ -~]*[!-~])?$")]
 Query = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(no_nul)]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(_checked_metadata)]
 Cursor = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_-]+$")]
@@ -92,6 +94,16 @@ class Answer(BaseModel):
     """Base of what a service answers: built from rows, so nothing is checked twice."""
 
     model_config = ConfigDict(frozen=True)
+
+
+class Replayed(bytes):
+    """An answer's bytes, given before to another request and now again; the bus hands them over as such. orjson reads
+    no subclass of bytes: give it bytes(answer)."""
+
+
+def encoded(answer: BaseModel) -> bytes:
+    """An answer as it is sent."""
+    return answer.model_dump_json(by_alias=True).encode()
 
 
 class Goal(Model):

@@ -14,6 +14,7 @@ from boostedcalls.common.messages.base import (
     Goal,
     Goals,
     Id,
+    IdempotencyKey,
     Line,
     Metadata,
     Model,
@@ -62,6 +63,13 @@ class CreateCall(Model):
     first_message: Line | None = Field(None, examples=["optional first message"])
     call_goals: Goals | None = Field(None, examples=[["goal1", "goal2"]])
     metadata: Metadata | None = Field(None, examples=[{"key": "value"}])
+
+
+class PlaceCall(CreateCall):
+    """A call to place, at most one for a key of the user: a repeat with the same key and members gets the answer that
+    the first one got."""
+
+    idempotency_key: IdempotencyKey | None = None
 
 
 class ContactBrief(Answer):
@@ -216,9 +224,16 @@ _CALL = ("call_not_found",)
 
 CREATE_CALL = Rpc(
     subjects.service("calls", "create"),
-    CreateCall,
+    PlaceCall,
     Call,
-    ("contact_not_found", "script_not_found", "max_active_calls", "provider_error"),
+    (
+        "contact_not_found",
+        "script_not_found",
+        "max_active_calls",
+        "provider_error",
+        "idempotency_key_reused",
+        "idempotency_key_in_use",
+    ),
 )
 LIST_CALLS = Rpc(subjects.service("calls", "list"), ListCalls, CallPage)
 GET_CALL = Rpc(subjects.service("calls", "get"), CallId, Call, _CALL)

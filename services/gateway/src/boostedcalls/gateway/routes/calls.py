@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
-from fastapi import Query, Request
+from fastapi import Header, Query, Request
 from pydantic import ConfigDict
 from starlette.responses import Response
 
-from boostedcalls.common.errors import ServiceError
-from boostedcalls.common.messages.base import Nothing
+from boostedcalls.common.errors import ServiceError, problem
+from boostedcalls.common.messages.base import IdempotencyKey, Nothing
 from boostedcalls.common.messages.calls import (
     CALL_STATS,
     CALL_TIMELINE,
@@ -26,11 +26,13 @@ from boostedcalls.common.messages.calls import (
     CallPage,
     CreateCall,
     ListCalls,
+    PlaceCall,
     Stats,
     TimelineEntry,
 )
 from boostedcalls.common.messages.contacts import Count
 from boostedcalls.gateway.forward import ask, forward, gather, json_response
+from boostedcalls.gateway.openapi import REPLAYED_HEADER
 from boostedcalls.gateway.problems import BODY, answers
 from boostedcalls.gateway.routing import user_router
 
@@ -39,6 +41,8 @@ router = user_router("Calls")
 # Seconds. Creating waits for the provider (DISPATCH_WAIT of the calls service); cancel and sync ask it once.
 _CREATE_TIMEOUT = 20.0
 _PROVIDER_TIMEOUT = 10.0
+
+KEY = "Idempotency-Key"
 
 
 class CallsQuery(ListCalls):
@@ -85,17 +89,47 @@ async def list_calls(request: Request, query: Annotated[CallsQuery, Query()]) ->
         return json_response(await _gather_page(request, query))
 
 
+def _create_answers() -> dict[int | str, dict[str, Any]]:
+    """A success and the provider's refusal are what a repeat may be answered with."""
+    found = {201: {}, **answers(CREATE_CALL, *BODY)}
+    return found | {status: found[status] | REPLAYED_HEADER for status in (201, 502)}
+
+
 @router.post(
     "/api/calls/",
     status_code=201,
     summary="Place an outbound call",
     response_model=Call,
-    responses=answers(CREATE_CALL, *BODY),
+    responses=_create_answers(),
 )
-async def create_call(request: Request, call: CreateCall) -> Response:
+async def create_call(
+    request: Request,
+    call: CreateCall,
+    key: Annotated[
+        IdempotencyKey | None,
+        Header(
+            alias=KEY,
+            description="Makes the request safe to repeat: a new value for each call, a UUID say, kept for 24 hours",
+            examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
+        ),
+    ] = None,
+) -> Response:
     """`vapi_call_id` is null while it is unknown whether the provider took the call; it is then looked for, and never
-    placed a second time. A second POST is a second call: after a time-out of your own, look at the list first."""
-    return await forward(request, CREATE_CALL, call, status=201, timeout=_CREATE_TIMEOUT)
+    placed a second time.
+
+    A second POST is a second call, unless both carry the same `Idempotency-Key`: then the second is answered as the
+    first was, byte for byte, with `Idempotency-Replayed: true`, even when that was the provider's refusal (502). While
+    the first is under way it is answered 409: wait `Retry-After` seconds. So after a dropped connection, a 409, 500,
+    503 or 504, send the same request with the same key again until it is answered. Another body with the same key is a
+    422. A request that was refused before there was a call (422, 404, 429, 503) uses up no key."""
+    if len(request.headers.getlist(KEY)) > 1:
+        raise problem("validation_failed", errors=[{"field": KEY, "message": "must be given once"}])
+    members, given = dict(call), set(call.model_fields_set)
+    if key is not None:
+        members, given = {**members, "idempotency_key": key}, {*given, "idempotency_key"}
+    # Not validated again, and what the request left out stays left out.
+    asked = PlaceCall.model_construct(given, **members)
+    return await forward(request, CREATE_CALL, asked, status=201, timeout=_CREATE_TIMEOUT)
 
 
 @router.get(

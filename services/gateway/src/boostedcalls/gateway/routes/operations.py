@@ -51,7 +51,9 @@ async def readyz(request: Request) -> Response:
 
 
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
-async def metrics() -> Response:
+async def metrics(request: Request) -> Response:
+    if (spool := deps_of(request).spool) is not None:
+        await spool.measure()
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -1,5 +1,5 @@
-"""What the provider is told where it waits for an answer in the body. Pure. Reference: Vapi's published
-`ServerMessageResponse` schemas.
+"""The provider's webhooks, as far as the processes must agree on them: where the message stands in a body, and what the
+provider is told where it waits for an answer. Pure. Reference: Vapi's published `ServerMessageResponse` schemas.
 
 This product gives its assistants no tools, transfers, knowledge bases or campaigns, so every answer says just that, in
 the shape that the provider expects, and lets the conversation go on.
@@ -12,7 +12,9 @@ from typing import Any, cast
 
 import orjson
 
-from boostedcalls.webhooks.vapi import Json, Message, as_object
+from boostedcalls.common import lenient_json
+
+Json = Mapping[str, Any]
 
 OK = orjson.dumps({"ok": True})
 
@@ -21,39 +23,58 @@ _ENDPOINTING_SECONDS = 0.4
 _LONGEST_NAME = 100
 
 
-def answer_to(message: Message) -> bytes:
+def as_object(value: Any) -> Json:
+    """The value where it is a JSON object, else an empty one."""
+    return cast("Json", value) if isinstance(value, Mapping) else {}
+
+
+def message_in(envelope: Any) -> Json:
+    """The message in a decoded body; empty where there is none."""
+    return as_object(as_object(envelope).get("message"))
+
+
+def answer_for(body: bytes) -> bytes:
+    """The body to answer a webhook's raw body with, whatever it is."""
+    try:
+        return answer_to(message_in(lenient_json.loads(body)))
+    except ValueError:
+        return OK
+
+
+def answer_to(message: Json) -> bytes:
     """The body to answer with. For voice-request it is raw sound, of which there is none."""
-    if message.kind == "voice-request":
+    kind = message.get("type")
+    if kind == "voice-request":
         return b""
-    build = _ANSWERS.get(message.kind)
-    return orjson.dumps(build(message.content)) if build else OK
+    build = _ANSWERS.get(kind) if isinstance(kind, str) else None
+    return orjson.dumps(build(message)) if build else OK
 
 
-def _no_tools(content: Json) -> Json:
+def _no_tools(message: Json) -> Json:
     return {
         "results": [
             {"toolCallId": call_id, "name": name, "error": f"No tool named {name} is available."}
-            for call_id, name in _tool_calls(content)
+            for call_id, name in _tool_calls(message)
         ]
     }
 
 
-def _tool_calls(content: Json) -> Iterator[tuple[str, str]]:
+def _tool_calls(message: Json) -> Iterator[tuple[str, str]]:
     """(id, name) of each tool call, in order. Payloads put the name in `function` or beside the id, and the list
     itself under one of three names."""
-    wrapped = [as_object(item).get("toolCall") for item in _list(content.get("toolWithToolCallList"))]
-    for item in _list(content.get("toolCallList")) or _list(content.get("toolCalls")) or wrapped:
+    wrapped = [as_object(item).get("toolCall") for item in _list(message.get("toolWithToolCallList"))]
+    for item in _list(message.get("toolCallList")) or _list(message.get("toolCalls")) or wrapped:
         call = as_object(item)
         call_id = call.get("id")
         if isinstance(call_id, str):
             yield call_id, _name(as_object(call.get("function")).get("name") or call.get("name"))
 
 
-def _no_function(content: Json) -> Json:
+def _no_function(message: Json) -> Json:
     """The form before tool calls: one function, one result, no id. Newer payloads of this type carry tool calls."""
-    if any(_tool_calls(content)):
-        return _no_tools(content)
-    return {"result": f"No tool named {_name(as_object(content.get('functionCall')).get('name'))} is available."}
+    if any(_tool_calls(message)):
+        return _no_tools(message)
+    return {"result": f"No tool named {_name(as_object(message.get('functionCall')).get('name'))} is available."}
 
 
 def _name(value: Any) -> str:

@@ -1,12 +1,11 @@
 import orjson
 import pytest
 
-from boostedcalls.webhooks.answers import answer_to
-from boostedcalls.webhooks.vapi import parse
+from boostedcalls.common.provider import answer_for
 
 
 def answer(**message):
-    return orjson.loads(answer_to(parse(orjson.dumps({"message": message}))))
+    return orjson.loads(answer_for(orjson.dumps({"message": message})))
 
 
 SHAPES = {
@@ -92,4 +91,17 @@ def test_endpointing_answer_lies_within_the_providers_limits():
 
 
 def test_voice_request_gets_silence_and_not_json():
-    assert answer_to(parse(b'{"message":{"type":"voice-request","text":"hi","sampleRate":16000}}')) == b""
+    assert answer_for(b'{"message":{"type":"voice-request","text":"hi","sampleRate":16000}}') == b""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\xff", b"[]", b"7", b'{"message": 7}', b'{"message": {"type": ["tool-calls"]}}', b"[" * 100_000],
+)
+def test_bytes_that_are_no_message_are_answered_with_ok(body):
+    assert answer_for(body) == b'{"ok":true}'
+
+
+def test_half_an_emoji_does_not_hide_what_is_asked():
+    body = b'{"message":{"type":"tool-calls","toolCallList":[{"id":"c1","name":"book \\ud83d"}]}}'
+    assert orjson.loads(answer_for(body))["results"][0]["toolCallId"] == "c1"

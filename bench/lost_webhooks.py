@@ -33,7 +33,6 @@ import asyncpg
 import httpx2
 from rig import Proxy, User, figures, proxy, user_of
 
-from boostedcalls.devkit.folder import private_folder
 from boostedcalls.devkit.stack import Stack
 
 SCENARIOS = ["00", "01", "02", "03", "04", "05", "10", "11", "12", "13", "20", "22", "23", "24"]
@@ -89,8 +88,6 @@ async def bench(**env: str) -> AsyncGenerator[Bench]:
     key = {"Authorization": "Bearer any"}
     async with AsyncExitStack() as opened:
         home = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-        # Postgres runs as another user.
-        private_folder(home, passable=True)
         before = await opened.enter_async_context(proxy())
         settings = {**COMMON, **env, "VAPI_BASE_URL": before.url}
         stack = await opened.enter_async_context(Stack(home / "stack", env=settings))

@@ -19,13 +19,17 @@ PASSWORD = "correct-horse-battery"  # noqa: S105 - of an account that lives as l
 _HOP = {"content-length", "transfer-encoding", "connection"}
 
 
+def _text(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+
+
 def figures(values: Iterable[float]) -> str:
-    """`median 0.4 s, p99 1.2 s, max 1.3 s`."""
+    """`median 40 ms, p99 1.2 s, max 1.3 s`, of seconds."""
     found = sorted(values)
     if not found:
         return "none"
     p99 = found[min(len(found) - 1, int(len(found) * 0.99))]
-    return f"median {found[len(found) // 2]:.1f} s, p99 {p99:.1f} s, max {found[-1]:.1f} s"
+    return f"median {_text(found[len(found) // 2])}, p99 {_text(p99)}, max {_text(found[-1])}"
 
 
 @dataclass

@@ -6,7 +6,7 @@ Each function returns findings, one sentence each, told of a case by its key. An
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -206,6 +206,16 @@ async def check_rollups(pool: Pool, users: Iterable[UUID]) -> list[Finding]:
         right = {tuple(row) for row in await pool.fetch(counted, wanted)}
         found += [Finding(DIFFERS, str(row[0]), f"rollup {row[1:]} on one side only") for row in left ^ right]
     return found
+
+
+async def check_ledger(pool: Pool, sequences: Iterable[int], letters: Collection[int] = ()) -> list[Finding]:
+    """Every provider event in these places of the stream was applied, or is a dead letter."""
+    open_places = await pool.fetch(
+        "SELECT place FROM unnest($1::bigint[]) AS place"
+        " WHERE NOT EXISTS (SELECT 1 FROM calls.settled WHERE sequences @> place)",
+        [sequence for sequence in sequences if sequence not in letters],
+    )
+    return [Finding(LOST, f"provider event {row['place']}", "neither applied nor a dead letter") for row in open_places]
 
 
 def _float(value: Decimal | None) -> float | None:

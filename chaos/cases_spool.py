@@ -44,7 +44,7 @@ async def append(world: World, args: Args) -> list[int]:
     deps = cast("Deps", _Taking(Breaker(world.bus), spool))
 
     async def one(body: str) -> int:
-        answer = await webhook._take_in(deps, caller(), body.encode(), "application/json")
+        answer = await webhook._take_in(deps, caller(), body.encode())
         world.note({"answered": body, "status": answer.status_code})
         return answer.status_code
 

@@ -78,8 +78,11 @@ def webhooks(found: Evidence, verdict: Verdict) -> None:
             fate["dead" if digest in aside else "pending" if digest in found.spooled else "LOST"] += 1
             if digest not in aside and digest not in found.spooled:
                 verdict.wrong("lost", f"webhook {digest}", f"answered 200, and nowhere: {_tries_of(tried, digest)}")
-        else:
+        elif place in dead or place in found.settled or place > found.floor:
             fate["dead" if place in dead else "applied" if place in found.settled else "pending"] += 1
+        else:
+            fate["LOST"] += 1
+            verdict.wrong("lost", f"webhook {digest}", f"provider event {place} was taken from the stream, not applied")
     verdict.figures |= {
         # The door's own record is of the same tries as the provider's, but for what the door sent by itself.
         "tried": len(found.tries) + sum(1 for line in _noted(found, "webhook") if line["sort"] not in {"real", "lost"}),
@@ -130,6 +133,8 @@ def _answer(verdict: Verdict, n: int, line: Line, known: dict[str, Any]) -> None
             verdict.wrong("call vanished", f"request {n}", f"answered 201 with a call that is not there: {line}")
         case 502 if line["call"] not in known or known[line["call"]]["error_code"] != "rejected":
             verdict.wrong("false refusal", f"request {n}", f"answered 502, but its call was not refused: {line}")
+        case 201 | 502 if line["again"] and not line["replayed"]:
+            verdict.wrong("not replayed", f"request {n}", f"it had its answer, and got another one: {line}")
         case 201 | 502:
             pass
         case status if not to_be_repeated(status):
@@ -243,9 +248,9 @@ def contacts(found: Evidence, verdict: Verdict) -> None:
         told[contact].append(what)
     written: defaultdict[str, list[Line]] = defaultdict(list)
     for line in _noted(found, "contact"):
-        written[line["contact"]].append(line)
-    # Of a creation that was not answered nobody knows the contact.
-    written.pop(None, None)
+        # Of a creation that was not answered nobody knows the contact.
+        if line["contact"]:
+            written[line["contact"]].append(line)
     for contact, lines in written.items():
         _contact(verdict, contact, rows.get(contact), lines, Counter(told[contact]))
     for contact in told.keys() | rows.keys():
@@ -273,20 +278,20 @@ def _contact(verdict: Verdict, contact: str, row: Any, lines: list[Line], told: 
 
 
 def readers(found: Evidence, verdict: Verdict) -> None:
-    """Nobody who read a call was told that it is not there, or saw it go back."""
-    highest: dict[str, tuple[int, str]] = {}
+    """Nobody who read a call was told that it is not there, or saw it go back behind what was known when they asked."""
+    seen: defaultdict[str, list[Line]] = defaultdict(list)
     for line in _noted(found, "read"):
-        if line["op"] != "get":
-            continue
-        if line["status"] == 404:
+        if line["op"] == "get" and line["status"] == 404:
             verdict.wrong("call vanished", f"call {line['call']}", f"{line}")
-        if line["status"] != 200:
-            continue
-        rank, before = highest.get(line["call"], (0, ""))
-        now = _RANK.get(line["state"], _LAST)
-        if now < rank:
-            verdict.wrong("went back", f"call {line['call']}", f"from {before} to {line['state']}: {line}")
-        highest[line["call"]] = max((now, line["state"]), (rank, before))
+        elif line["op"] == "get" and line["status"] == 200:
+            before = [earlier for earlier in seen[line["call"]] if earlier["at"] < line["sent"]]
+            if any(_rank(earlier) > _rank(line) for earlier in before):
+                verdict.wrong("went back", f"call {line['call']}", f"to {line['state']}: {before[-3:]} then {line}")
+            seen[line["call"]].append(line)
+
+
+def _rank(line: Line) -> int:
+    return _RANK.get(line["state"], _LAST)
 
 
 def leftovers(found: Evidence, verdict: Verdict) -> None:

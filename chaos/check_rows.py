@@ -78,8 +78,14 @@ def facts_of_row(
 def _own(line: Row) -> Fact:
     detail = line["detail"] or {}
     status = None if line["status"] is None else CallStatus(line["status"])
-    words = (detail.get(name) for name in ("ended_reason", "error_code", "error_message"))
-    return Fact(_OURS[line["type"]], line["at"], status, *words)
+    return Fact(
+        _OURS[line["type"]],
+        line["at"],
+        status,
+        detail.get("ended_reason"),
+        detail.get("error_code"),
+        detail.get("error_message"),
+    )
 
 
 def _shown(state: Call) -> Fact:

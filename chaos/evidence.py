@@ -33,7 +33,13 @@ SCHEMAS = ("calls", "contacts")
 _FETCH = 100
 _READINGS = 5
 # What must never be said in a log: each is a promise that did not hold, whatever the books say afterwards.
-_ALARMS = (b'"placed_twice"', b'"provider_events_unaccounted"', b'"segment_damaged"', b'"webhook_rejected"')
+_ALARMS = (
+    b'"placed_twice"',
+    b'"provider_events_unaccounted"',
+    b'"segment_damaged"',
+    b'"webhook_rejected"',
+    b'"side_task_died"',
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,8 @@ class Evidence:
     unmatched: list[Row] = field(default_factory=list[Row])
     settled: set[int] = field(default_factory=set[int])
     """The sequences that the calls service says it has applied."""
+    floor: int = 0
+    """Up to here the consumer has taken everything from the stream."""
     outbox: dict[str, int] = field(default_factory=dict[str, int])
     spooled: set[str] = field(default_factory=set[str])
     """Digests of the webhooks that still wait in a spool."""
@@ -174,6 +182,8 @@ async def _read_database(url: str, found: Evidence) -> None:
 async def _read_streams(url: str, found: Evidence) -> None:
     client = await nats.connect(url.split(","))
     try:
+        consumer = await client.jetstream().consumer_info("PROVIDER_EVENTS", "calls")
+        found.floor = consumer.ack_floor.stream_seq if consumer.ack_floor else 0
         async for message in _messages(client, "PROVIDER_EVENTS"):
             headers = message.headers or {}
             call_id, facts = _said(message.data)

@@ -4,12 +4,12 @@
 |---|---|
 | user | user |
 | request | n, user, number, key: one call that somebody wants |
-| try | n, status (0: no answer), and what the answer says: call, code, replayed |
+| try | n, status (0: no answer), again (it had an answer before), and what the answer says: call, code, replayed |
 | cancel | call, status |
-| read | op, status; call, state where one call was read |
+| read | op, status; call, state and the time at which it was sent, where one call was read |
 | contact | contact, op, change, status; create has no contact before it is answered |
 | webhook | sort, sha256, status |
-| strike | kind, process, how (kill or freeze) |
+| strike | kind, process, how (kill, part kill or freeze) |
 | note | text: for people |
 """
 
@@ -42,7 +42,7 @@ class History:
         self._file.close()
 
     def note(self, what: str, **members: Any) -> None:
-        self._file.write(orjson.dumps({"at": round(time.time(), 3), "what": what, **members}) + b"\n")
+        self._file.write(orjson.dumps({"at": time.time(), "what": what, **members}) + b"\n")
 
 
 def lines_of(path: Path) -> Iterator[Line]:

@@ -20,18 +20,17 @@ from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from boostedcalls.common.bus import Bus, NatsSettings, connect
-from boostedcalls.common.bus.streams import CALLS_PROVIDER, PROVIDER_EVENTS
+from boostedcalls.common.bus.streams import CALLS_PROVIDER, JOBS, PROVIDER_EVENTS
 from boostedcalls.common.context import Caller, caller
 from boostedcalls.common.db import DatabaseSettings, Pool, open_pool
 from boostedcalls.common.runtime import Runtime, RuntimeSettings
 from boostedcalls.devkit.stack import Stack
 from chaos.zygote import Zygotes, zygotes
 
-# Minutes become seconds. A case's process may wait for others of its group; calls must not be overdue by then. The
-# simulator forgets the calls of earlier groups: every look for a lost call reads the list of all.
+# Minutes become seconds. A case's process may wait for others of its group; calls must not be overdue by then.
 SETTINGS = {
     "SIMULATOR_SPEED": "0.2",
-    "SIMULATOR_KEEP": "500",
+    "SIMULATOR_LIST_LAG": "0",
     "SYNC_STEPS": "1,2,4",
     "SYNC_POLL": "0.3",
     "RECONCILE_STEPS": "1,2,3,4",
@@ -41,6 +40,7 @@ SETTINGS = {
     "LOG_LEVEL": "WARNING",
 }
 _READ_AT_ONCE = 500
+_STILL = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,12 @@ class Lab:
     async def start_calls(self) -> None:
         await self.stack.start("calls")
 
-    async def set_simulator(self, env: Mapping[str, str]) -> None:
-        """Start the simulator anew with other settings."""
+    async def fresh_simulator(self, env: Mapping[str, str]) -> None:
+        """Start the simulator anew, with other settings and without the calls it had: every look for a lost call reads
+        the list of all. The dial log stays."""
         await self.stack.stop("simulator")
-        self.stack.member("simulator").server.child.env.update(env)
+        (self.stack.home / "simulator" / "calls.jsonl").unlink()
+        self.stack.member("simulator").server.child.env.update({**SETTINGS, **env})
         await self.stack.start("simulator")
 
     def dials(self) -> list[dict[str, Any]]:
@@ -96,11 +98,10 @@ class Lab:
         await subscription.unsubscribe()
         return [message for message in found if message.metadata.sequence.stream <= until]
 
-    async def settled(self) -> bool:
-        """Whether the calls service's consumer has settled every provider event there is."""
-        last = await self.last(PROVIDER_EVENTS)
+    async def floor(self) -> int:
+        """Up to which provider event the calls service's consumer has settled all; what is behind it is pending."""
         info = await self.bus.jetstream.consumer_info(PROVIDER_EVENTS, CALLS_PROVIDER.durable)
-        return bool(not last or (info.ack_floor and info.ack_floor.stream_seq >= last))
+        return info.ack_floor.stream_seq if info.ack_floor else 0
 
     async def unsettled_calls(self, users: Iterable[UUID]) -> list[asyncpg.Record]:
         """Calls that are not over, or are still due for a look."""
@@ -114,13 +115,22 @@ class Lab:
         """Wait until nothing is left to do for these users' calls; return those that are stuck after `within` s."""
         wanted = list(users)
         deadline = asyncio.get_running_loop().time() + within
+        last = -1
         while True:
             stuck = await self.unsettled_calls(wanted)
-            if not stuck and await self.settled() and not await self.pool.fetchval("SELECT count(*) FROM calls.outbox"):
+            # Webhooks may still be on their way: nothing new comes for a while.
+            before, last = last, await self.last(PROVIDER_EVENTS)
+            if not stuck and before == last and await self._at_rest(last):
                 return []
             if asyncio.get_running_loop().time() > deadline:
                 return stuck
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(_STILL)
+
+    async def _at_rest(self, last: int) -> bool:
+        # In this order: a look that is under way may publish a report, and that a change.
+        if (await self.bus.jetstream.stream_info(JOBS)).state.messages or await self.floor() < last:
+            return False
+        return not await self.pool.fetchval("SELECT count(*) FROM calls.outbox")
 
     async def ask(self, subject: str, body: Any, user: UUID, timeout: float = 5.0) -> Any:
         """Ask a service as the gateway would. Raises ServiceError."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from random import Random
+from time import time
 from typing import Any
 from uuid import uuid4
 
@@ -29,6 +30,8 @@ _PASSWORD = "correct-horse-battery"  # noqa: S105 - of accounts that live as lon
 # A token lives for an hour.
 _LOGIN_EVERY = 1200.0
 _USERS = 3
+_AGAIN = 0.1
+_CANCELLED = 0.03
 _AT_ONCE = 40
 _TRIES = 60
 # An answer may take the dispatch's wait and a few time-outs of what is away.
@@ -145,28 +148,38 @@ class Load:
         n, key = self.requested, str(uuid4())
         self._history.note("request", n=n, user=person.id, number=number, key=key)
         body = {"contact_id": person.contacts[number], "metadata": {"request": n}}
+        heard = await self._ask_for_call(person, n, key, body)
+        if to_be_repeated(heard.status):
+            return
+        self.answered += 1
+        if self._random.random() < _AGAIN:
+            # Somebody whose own memory failed: the answer must be the one that was given before.
+            await self._ask_for_call(person, n, key, body, again=True)
+        call = heard.member("id")
+        if heard.status == 201 and call:
+            self._known.append((person, call))
+            if number == TALKS_ON or self._random.random() < _CANCELLED:
+                await asyncio.sleep(self._random.uniform(0, 5))
+                await self.cancel(person, call)
+
+    async def _ask_for_call(self, person: Person, n: int, key: str, body: Any, *, again: bool = False) -> Heard:
+        """Until there is an answer, or patience ends."""
+        heard = Heard(NO_ANSWER)
         for _ in range(_TRIES):
             heard = await ask(self._door(person), "POST", "/api/calls/", json=body, headers={"Idempotency-Key": key})
-            call = _call_named_by(heard)
             self._history.note(
                 "try",
                 n=n,
                 status=heard.status,
                 code=heard.member("code"),
-                call=call,
+                call=_call_named_by(heard),
                 replayed="idempotency-replayed" in heard.headers,
+                again=again,
             )
             if not to_be_repeated(heard.status):
                 break
             await asyncio.sleep(self._random.uniform(0.2, 1.5))
-        else:
-            return
-        self.answered += 1
-        if heard.status == 201 and call:
-            self._known.append((person, call))
-            if number == TALKS_ON or self._random.random() < 0.03:
-                await asyncio.sleep(self._random.uniform(0, 5))
-                await self.cancel(person, call)
+        return heard
 
     async def cancel(self, person: Person, call: str) -> None:
         """Cancel a call, again until there is an answer: 200, or 400 for one that is over."""
@@ -199,8 +212,10 @@ class Load:
             what = self._random.choice(("list", "get", "get", "get", "stats", "count"))
             if what == "get" and self._known:
                 reader, call = self._random.choice(self._known[-200:])
+                sent = time()
                 heard = await ask(self._door(reader), "GET", f"/api/calls/{call}/")
-                self._history.note("read", op="get", status=heard.status, call=call, state=heard.member("status"))
+                state = heard.member("status")
+                self._history.note("read", op="get", status=heard.status, call=call, state=state, sent=sent)
             elif what != "get":
                 path = {"stats": "/api/calls/stats/", "count": "/api/calls/pending-count/"}.get(what, "/api/calls/")
                 heard = await ask(self._door(person), "GET", path)

@@ -142,6 +142,7 @@ class Batch:
         }
         if wrong:
             found.append(Finding(LOST, args["durable"], f"poison {args['poison']}, dead letters {wrong}"))
+        found += await books.check_ledger(lab.pool, args["sequences"], args["poison"])
         parked = await lab.pool.fetchval(
             "SELECT count(*) FROM calls.unmatched WHERE provider_call_id = ANY($1::text[])",
             list(args["provider_ids"].values()),

@@ -57,8 +57,7 @@ class Calls:
         return "create" if self.stage == "create" else "sweep"
 
     async def begin(self, lab: Lab) -> None:
-        if self.simulator:
-            await lab.set_simulator(self.simulator)
+        await lab.fresh_simulator(self.simulator)
         if self.live:
             await lab.start_calls()
         self._since = await lab.last(PROVIDER_EVENTS), await lab.last(CALL_EVENTS), len(lab.dials())
@@ -106,10 +105,11 @@ class Calls:
         rows = await lab.pool.fetch(
             "SELECT provider_call_id FROM calls.calls WHERE user_id = ANY($1::uuid[])", list(by_user)
         )
+        reported = await lab.read(PROVIDER_EVENTS, events, await lab.floor())
         kept = await books.read(
             lab.pool,
             by_user,
-            await lab.read(PROVIDER_EVENTS, events),
+            reported,
             await lab.read(CALL_EVENTS, told),
             await _truth(lab, [row["provider_call_id"] for row in rows if row["provider_call_id"]]),
         )
@@ -117,8 +117,7 @@ class Calls:
         found += books.check_dials(kept, lab.dials()[dials:])
         found += books.check_events(kept) + books.check_fold(kept) + books.check_results(kept)
         found += await books.check_rollups(lab.pool, by_user)
-        if self.simulator:
-            await lab.set_simulator({name: "0" for name in self.simulator})
+        found += await books.check_ledger(lab.pool, [message.metadata.sequence.stream for message in reported])
         owners = {str(row["id"]): by_user[row["user_id"]] for row in kept.rows}
         owners |= {str(user): case for user, case in by_user.items()}
         return [(owners.get(finding.about, cases[0]), finding) for finding in found]

@@ -17,7 +17,8 @@ from boostedcalls.common.bus.streams import PROVIDER_EVENTS
 from boostedcalls.common.context import caller, new_id
 from boostedcalls.gateway.drain import to_record
 from boostedcalls.gateway.segment import encode
-from boostedcalls.gateway.spool_folder import SEGMENT, SpoolFolder
+from boostedcalls.gateway.spool_files import SEGMENT
+from boostedcalls.gateway.spool_folder import SpoolFolder
 from chaos.books import LOST, STUCK, Finding
 from chaos.campaign import HARNESS, Case
 from chaos.lab import Lab
@@ -30,12 +31,14 @@ _MAX_BYTES = 2**20
 class Spools:
     """Webhooks of a case, in a folder of its own.
 
-    drain        they are in the spool already, in two segments; else they come in, and the webhooks service is away
+    drain        they are in the spool already, in two segments; else they come in
+    away         the webhooks service is away while the cases run
     power_loss   what was not synced when the process died is gone as well
     """
 
     name: str
     drain: bool = False
+    away: bool = False
     power_loss: bool = False
     path: str = "spool"
     env: dict[str, str] = field(default_factory=dict[str, str])
@@ -47,7 +50,7 @@ class Spools:
 
     async def begin(self, lab: Lab) -> None:
         self._since = await lab.last(PROVIDER_EVENTS)
-        if not self.drain:
+        if self.away:
             await lab.stack.stop("webhooks")
 
     async def prepare(self, lab: Lab) -> dict[str, Any]:
@@ -58,14 +61,14 @@ class Spools:
             half = len(bodies) // 2
             for part in (bodies[:half], bodies[half:]):
                 written = SpoolFolder(folder, _MAX_BYTES, _MAX_BYTES, time, os.fsync)
-                records = (to_record(caller(), body.encode(), "application/json") for body in part)
+                records = (to_record(caller(), body.encode()) for body in part)
                 assert not any(written.write([encode(record) for record in records]))
                 written.close()
         return {"folder": str(folder), "bodies": bodies}
 
     async def recover(self, lab: Lab, cases: Sequence[Case]) -> list[tuple[Case, Finding]]:
         """The gateway and the webhooks service come back: everything that was answered 200 reaches the stream."""
-        if not self.drain:
+        if self.away:
             await lab.stack.start("webhooks")
         if self.power_loss:
             for case in cases:
@@ -124,7 +127,8 @@ def _digest(body: str) -> str:
 
 
 SPOOL = [
-    Spools("4 webhooks come in"),
-    Spools("and the power fails", power_loss=True),
-    Spools("4 webhooks go out", drain=True),
+    Spools("4 pass through"),
+    Spools("4 come in", away=True),
+    Spools("the power fails", away=True, power_loss=True),
+    Spools("4 go out", drain=True),
 ]

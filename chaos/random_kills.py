@@ -27,7 +27,7 @@ async def random_kills(home: Path, seed: str, seconds: float, say: Say, **more: 
 
     @asynccontextmanager
     async def open_system(settings: Mapping[str, str]) -> AsyncGenerator[System]:
-        async with Stack(home, replicas=_REPLICAS, env=settings, restart=False, durable=True, say=say) as stack:
+        async with Stack(home, replicas=_REPLICAS, env=settings, restart=False, say=say) as stack:
             kept: list[Kept] = []
             for kind in KINDS:
                 needs = [each for each in kept if each.kind == "postgres" and kind in _NEED_POSTGRES]

@@ -101,9 +101,13 @@ def _factory(
     loop: asyncio.AbstractEventLoop, coro: Any, context: Context | None = None, **options: Any
 ) -> asyncio.Task[Any]:
     trace = context.get(_TRACE) if context is not None else _TRACE.get()
-    if trace is not None and inspect.iscoroutine(coro):
-        coro = _traced(trace, coro, _running_lines(sys._getframe(1)))
-    return asyncio.Task(coro, loop=loop, context=context, **options)
+    if trace is None or not inspect.iscoroutine(coro):
+        return asyncio.Task(coro, loop=loop, context=context, **options)
+    traced = _traced(trace, coro, _running_lines(sys._getframe(1)))
+    task = asyncio.Task(traced, loop=loop, context=context, **options)
+    # One that is cancelled before its first step never comes to what it wraps.
+    task.add_done_callback(lambda _: coro.close())
+    return task
 
 
 async def _traced(trace: Trace, coro: Coroutine[Any, Any, Any], origin: tuple[str, ...]) -> Any:

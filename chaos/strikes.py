@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections import Counter
 from collections.abc import Sequence
@@ -10,11 +11,12 @@ from contextlib import suppress
 from random import Random
 
 from boostedcalls.devkit.errors import DevkitError
-from boostedcalls.devkit.procs import frozen
+from boostedcalls.devkit.procs import descendants, frozen
 from boostedcalls.devkit.servers import Server
 from chaos.history import History
 
 _FROZEN = 0.12
+_ONE_OF_ITS_OWN = 0.2
 _WHILE_STARTING = 0.2
 _TOO_EARLY = 0.25
 _DOWN = 1.5
@@ -114,6 +116,11 @@ class Striker:
                 continue
             if random.random() < _FROZEN:
                 await self._freeze(random.uniform(1, 4))
+            elif parts := sorted(descendants(kept.server.child.pid)) if random.random() < _ONE_OF_ITS_OWN else []:
+                # A Postgres of which one process was killed ends all others and recovers, and stays the same process.
+                self._note("part kill")
+                with suppress(ProcessLookupError):
+                    os.kill(random.choice(parts), signal.SIGKILL)
             else:
                 self._note("kill")
                 kept.kill()

@@ -25,6 +25,7 @@ _ROWS: Sequence[tuple[str, Cell]] = (
     ("seconds under fire", lambda outcome: round(outcome.seconds)),
     ("seconds until quiet", lambda outcome: round(outcome.quiet)),
     *((f"{kind}: kill -9 / frozen", _struck(kind)) for kind in (*KINDS, KIND)),
+    ("one process of postgres: kill -9", lambda outcome: outcome.tally["part kill postgres"]),
     ("webhooks sent", _figure("tried")),
     ("different ones answered 200", _figure("taken")),
     ("  applied", _figure("applied")),

@@ -47,7 +47,7 @@ async def test_a_process_killed_at_any_await_of_the_dispatch_dials_at_most_once_
 
 
 @pytest.mark.parametrize(
-    "name", ["spool/and the power fails", "batch/with poison", "sweep/reconcile 10", "relay/5 events"]
+    "name", ["spool/the power fails", "batch/with poison", "sweep/reconcile 10", "relay/5 events"]
 )
 async def test_a_process_struck_at_an_await_taken_by_the_dice_loses_nothing(running: Lab, name: str) -> None:
     seed = random.randrange(10**9)

@@ -45,7 +45,7 @@ NEEDED: dict[str, tuple[str, Callable[[Waits], list[Strike]] | Plan, str]] = {
     "term before letter": ("batch/with poison", killed_in("common/bus/"), LOST),
     "last write wins": ("batch/plain", not_struck, DIFFERS),
     "no key": ("dispatch/00", not_struck, LOST),
-    "no sync": ("spool/and the power fails", not_struck, LOST),
+    "no sync": ("spool/the power fails", not_struck, LOST),
 }
 
 

@@ -118,7 +118,7 @@ async def test_calls_asked_for_while_the_provider_cannot_be_reached_are_placed_w
 ) -> None:
     await system.stop("simulator")
     try:
-        made = [await user.place_call("00") for _ in range(3)]
+        made = await asyncio.gather(*(user.place_call("00") for _ in range(3)))
         assert {(call["status"], call["vapi_call_id"]) for call in made} == {("pending", None)}
         assert not dials(system).keys() & {call["id"] for call in made}
     finally:
@@ -130,7 +130,7 @@ async def test_calls_asked_for_while_the_provider_cannot_be_reached_are_placed_w
 async def test_provider_that_goes_away_under_live_calls_is_asked_for_their_end_when_it_is_back(
     system: Stack, user: User
 ) -> None:
-    made = [await user.place_call("05") for _ in range(3)]
+    made = await asyncio.gather(*(user.place_call("05") for _ in range(3)))
     calls = [await user.wait_for(call, lambda call: call["status"] == "in-progress") for call in made]
     await system.stop("simulator")
     answer = await user.http.post(f"/api/calls/{calls[0]['id']}/cancel/")

@@ -67,24 +67,14 @@ def test_outage_is_a_line_at_its_begin_one_every_half_minute_and_one_at_its_end(
     assert lines[0]["reason"] == "reason"
 
 
-def test_what_fails_again_at_once_after_each_success_is_told_every_half_minute(clock):
+def test_what_fails_again_at_once_after_each_success_is_told_three_times_in_half_a_minute(clock):
     with capture_logs() as lines:
         one = Trouble("begins", "ends")
         for _ in range(59):
             one.seen("reason")
             one.over()
             clock(1)
-    assert [line["event"] for line in lines] == ["begins", "ends"] * 2
-
-
-def test_second_outage_after_a_calm_is_told_like_the_first(clock):
-    with capture_logs() as lines:
-        one = Trouble("begins", "ends")
-        for _ in range(2):
-            one.seen("reason")
-            one.over()
-            clock(6)
-    assert [line["event"] for line in lines] == ["begins", "ends"] * 2
+    assert [line["event"] for line in lines] == ["begins", "ends"] * 6
 
 
 async def use(pool, *, writing: bool) -> None:

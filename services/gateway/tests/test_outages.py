@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from boostedcalls.common.bus import Endpoint
 from boostedcalls.common.messages.calls import PENDING_COUNT
 from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK
 from boostedcalls.gateway import edge
@@ -26,15 +27,36 @@ async def test_service_that_does_not_answer_times_out(gateway, client, nats_serv
 
 async def test_request_beyond_those_that_fit_is_unavailable(gateway, client, nats_server, silent_peer, monkeypatch):
     monkeypatch.setattr(edge, "MAX_IN_FLIGHT", 1)
-    async with silent_peer(nats_server.url, INGEST_WEBHOOK) as asked:
-        headers = {"x-vapi-secret": gateway.webhook_secret}
-        waiting = asyncio.create_task(client.post("/api/calls/webhook/", content=b"{}", headers=headers))
+    async with silent_peer(nats_server.url, PENDING_COUNT.subject) as asked:
+        waiting = asyncio.create_task(client.get("/api/calls/pending-count/", headers=gateway.bearer()))
         await asked.wait()
-        answer = await client.get("/healthz")
+        answer = await client.get("/openapi.json")
         gateway.is_problem(answer, 503, "unavailable")
         assert int(answer.headers["retry-after"]) > 0
+        # It lives: to be started anew would help nobody.
+        assert (await client.get("/healthz")).status_code == 200
         await waiting
-    assert (await client.get("/healthz")).status_code == 200
+    assert (await client.get("/openapi.json")).status_code == 200
+
+
+async def test_webhook_is_taken_however_many_other_requests_wait(
+    gateway, client, nats_server, peer, silent_peer, monkeypatch
+):
+    async def ingest(who, body):
+        return b'{"ok":true}'
+
+    monkeypatch.setattr(edge, "MAX_IN_FLIGHT", 1)
+    async with (
+        peer(nats_server.url, Endpoint(INGEST_WEBHOOK, ingest)),
+        silent_peer(nats_server.url, PENDING_COUNT.subject) as asked,
+    ):
+        waiting = asyncio.create_task(client.get("/api/calls/pending-count/", headers=gateway.bearer()))
+        await asked.wait()
+        answer = await client.post(
+            "/api/calls/webhook/", content=b"{}", headers={"x-vapi-secret": gateway.webhook_secret}
+        )
+        assert answer.status_code == 200
+        await waiting
 
 
 async def test_gateway_lives_on_without_nats_but_is_not_ready(gateway, client, nats_server):

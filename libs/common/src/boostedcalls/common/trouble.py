@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from time import monotonic
 from typing import Any
 
@@ -10,8 +11,8 @@ from boostedcalls.common.logs import get_logger
 log = get_logger(__name__)
 
 _REMIND = 30.0
-# What fails again so soon was never over: a disk that is full lets one of many writes through.
-_CALM = 5.0
+# What begins more often within that time is one outage: a disk that is full lets some of the writes through.
+_AT_MOST = 3
 
 
 class Trouble:
@@ -23,25 +24,19 @@ class Trouble:
     def __init__(self, begin: str, end: str, **fields: Any) -> None:
         self._begin, self._end, self._fields = begin, end, fields
         self._since: float | None = None
-        self._ended_at = self._logged_at = float("-inf")
         self._logged = False
+        self._logged_at: deque[float] = deque([float("-inf")] * _AT_MOST, maxlen=_AT_MOST)
         self._times = 0
-
-    @property
-    def lasts(self) -> bool:
-        return self._since is not None
 
     def seen(self, reason: object) -> None:
         now = monotonic()
-        if self._since is None:
-            self._since, self._times = now, 0
-            self._logged = False
-            calm = now - self._ended_at >= _CALM
-        else:
-            calm = False
+        begins = self._since is None
+        if begins:
+            self._since, self._times, self._logged = now, 0, False
         self._times += 1
-        if calm or now - self._logged_at >= _REMIND:
-            self._logged, self._logged_at = True, now
+        if now - self._logged_at[0 if begins else -1] >= _REMIND:
+            self._logged = True
+            self._logged_at.append(now)
             log.warning(self._begin, **self._fields, reason=str(reason)[:300], **self._lasted(now))
 
     def over(self) -> None:
@@ -50,7 +45,7 @@ class Trouble:
         now = monotonic()
         if self._logged:
             log.info(self._end, **self._fields, **self._lasted(now))
-        self._since, self._ended_at = None, now
+        self._since = None
 
     def _lasted(self, now: float) -> dict[str, Any]:
         return {"seconds": round(now - (self._since or now), 1), "times": self._times}

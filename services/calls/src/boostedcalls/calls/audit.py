@@ -31,6 +31,7 @@ from boostedcalls.common.bus.streams import PROVIDER_EVENTS
 from boostedcalls.common.db import PASSING, Connection, transaction
 from boostedcalls.common.errors import Poison, ServiceError, Unavailable
 from boostedcalls.common.logs import get_logger
+from boostedcalls.common.trouble import Trouble
 
 log = get_logger(__name__)
 
@@ -62,15 +63,18 @@ async def run(deps: Deps, bus: Bus) -> None:
     """Run until the process stops: a sweep every `audit_every` seconds. A side task of every replica; one at a time
     sweeps."""
     tries = Tries[int]()
+    trouble = Trouble("audit_waits", "audit_goes_on")
     while not bus.runtime.stopping.is_set():
         wait = deps.settings.audit_every
         try:
-            if await sweep(deps, bus, tries):
+            more = await sweep(deps, bus, tries)
+            trouble.over()
+            if more:
                 continue
         except (Unavailable, asyncpg.PostgresError, *PASSING) as error:
             # At the start the consumer may not be there yet.
             wait = min(wait, 5.0)
-            log.warning("audit_waits", reason=str(error)[:300])
+            trouble.seen(error)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(bus.runtime.stopping.wait(), wait)
 

@@ -209,7 +209,8 @@ async def open_vapi(stack: AsyncExitStack, settings: ProviderSettings) -> Vapi:
         follow_redirects=False,
         trust_env=False,
         timeout=httpx.Timeout(_QUERY, connect=_CONNECT),
-        limits=httpx.Limits(max_connections=20, max_keepalive_connections=5),
+        # More than the looks of a job: whoever reads or cancels a call does not wait behind them.
+        limits=httpx.Limits(max_connections=100, max_keepalive_connections=20),
     )
     await stack.enter_async_context(dialling)
     await stack.enter_async_context(asking)

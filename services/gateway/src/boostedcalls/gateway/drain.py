@@ -33,15 +33,14 @@ AWAY = ("unavailable", "timeout")
 # While what is behind us hangs, only so many webhooks wait for it to the end of their time.
 _MOST_WAITING = 256
 _AT_ONCE = 8
-# What counts against a record: an answer that is an error, and no answer while others were answered. A service that is
-# overloaded leaves many unanswered, so that weighs less.
-_ERROR = 10
+# What counts against a record: an error, or no answer, while others were taken. A service that is overloaded leaves
+# many unanswered, so that weighs less.
+_ERROR = 5
 _SILENCE = 1
 _TOO_MUCH = 50
 # After so many rounds in which nothing of a segment went, another one is tried; so many are in hand at most.
 _STUCK = 4
 _IN_HAND = 4
-_LONGEST_TYPE = 200
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 2.0
 # How often a folder is looked at that others may have left something in.
@@ -51,13 +50,12 @@ OPEN = Gauge("boostedcalls_breaker_open", "1 while webhooks go to the spool with
 DRAINED = Counter("boostedcalls_spool_drained_total", "Webhooks brought from the spool to the webhooks service")
 
 
-def to_record(who: Caller, body: bytes, content_type: str) -> Record:
+def to_record(who: Caller, body: bytes) -> Record:
     """A webhook as the spool keeps it: with all that is passed on besides its body."""
     headers = {
         "request_id": who.request_id,
         "traceparent": who.traceparent,
         "received_at": rfc3339(who.received_at or datetime.now(UTC)),
-        "content_type": content_type[:_LONGEST_TYPE],
     }
     return Record.of(body, headers)
 
@@ -75,7 +73,7 @@ class Breaker:
         self._bus = bus
         self._asking = 0
         self.is_open = False
-        self.answers = 0
+        self.taken = 0
 
     def why_not_ask(self) -> str:
         """Empty where it is worth a webhook's time."""
@@ -95,12 +93,12 @@ class Breaker:
             raise
         finally:
             self._asking -= 1
+        self.taken += 1
         self._learn(True)
         return answer
 
     def _learn(self, answered: bool, reason: str = "") -> None:
         is_open = not answered
-        self.answers += answered
         if is_open and not self.is_open:
             log.warning("breaker_open", reason=reason)
         elif self.is_open and not is_open:
@@ -111,10 +109,10 @@ class Breaker:
 
 @dataclass(slots=True)
 class _Trouble:
-    """What counts against a record that is not gone yet, and how often others had been answered at its last try."""
+    """What counts against a record that is not gone yet, and how many others had been taken at its last try."""
 
     weight: int
-    answers: int
+    others: int
 
 
 @dataclass(slots=True)
@@ -128,8 +126,8 @@ class _Job:
 class Drainer:
     """Empties the spool, oldest segment first; the first record of what is left is also the breaker's probe.
 
-    A record that the service refuses, or leaves unanswered while it answers others, goes to the end of the line and is
-    put aside in the end: it must not hold up the rest. While nobody answers at all, nothing is put aside.
+    A record that the service refuses, or leaves unanswered while it takes others, goes to the end of the line and is
+    put aside in the end: it must not hold up the rest. While nothing at all is taken, nothing is put aside.
     """
 
     def __init__(self, runtime: Runtime, spool: Spool, breaker: Breaker) -> None:
@@ -200,14 +198,13 @@ class Drainer:
         return "gone"
 
     async def _not_taken(self, taken: Taken, record: Record, error: ServiceError) -> str:
-        answers = self._breaker.answers
-        trouble = self._trouble.setdefault(record.id, _Trouble(0, answers))
-        others_answered, trouble.answers = answers > trouble.answers, answers
-        if error.code not in AWAY:
-            trouble.weight += _ERROR
-        elif others_answered:
-            trouble.weight += _SILENCE
-        else:
+        now_taken = self._breaker.taken
+        trouble = self._trouble.setdefault(record.id, _Trouble(0, now_taken))
+        others_taken, trouble.others = now_taken > trouble.others, now_taken
+        answered = error.code not in AWAY
+        if others_taken:
+            trouble.weight += _ERROR if answered else _SILENCE
+        elif not answered:
             return "away"
         log.warning("webhook_not_taken", code=error.code, error_id=error.error_id, message_id=record.id)
         if trouble.weight < _TOO_MUCH:

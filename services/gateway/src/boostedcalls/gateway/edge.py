@@ -23,8 +23,10 @@ from boostedcalls.gateway.problems import masked, render
 log = get_logger(__name__)
 
 WEBHOOK = "/api/calls/webhook"
-# What waits beyond this is refused: each request may hold a body of megabytes.
+# What waits beyond this is refused: each request may hold a body of megabytes. Webhooks are counted by themselves, so
+# that people who wait for a service that hangs cost no report.
 MAX_IN_FLIGHT = 1024
+_ALIVE = "/healthz"
 _CLIENT_GONE = 499
 
 SERVED = Histogram(
@@ -41,7 +43,7 @@ class Edge:
     def __init__(self, app: ASGIApp, templates: Mapping[Any, str]) -> None:
         self._app = app
         self._templates = templates
-        self._in_flight = 0
+        self._in_flight = {True: 0, False: 0}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -61,11 +63,12 @@ class Edge:
                 message["headers"] = [*message["headers"], (b"x-request-id", who.request_id.encode())]
             await send(message)
 
-        self._in_flight += 1
+        webhook = scope["path"].rstrip("/") == WEBHOOK
+        self._in_flight[webhook] += 1
         try:
-            if self._in_flight > MAX_IN_FLIGHT:
+            if self._in_flight[webhook] > MAX_IN_FLIGHT and scope["path"] != _ALIVE:
                 raise problem("unavailable", "Too many requests at once", retry_after=1)
-            await self._app(scope, capped(scope, headers, receive), stamped)
+            await self._app(scope, capped(MAX_WEBHOOK_BODY if webhook else MAX_BODY, headers, receive), stamped)
         except ClientDisconnect:
             status = status or _CLIENT_GONE
         except Exception as error:
@@ -74,17 +77,15 @@ class Edge:
             if not status:
                 await render(answer, who.request_id)(scope, receive, stamped)
         finally:
-            self._in_flight -= 1
+            self._in_flight[webhook] -= 1
             seconds = monotonic() - started
             route = self._templates.get(scope.get("endpoint"), "-")
             SERVED.labels(scope["method"], route, status).observe(seconds)
             log.info("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))
 
 
-def capped(scope: Scope, headers: Headers, receive: Receive) -> Receive:
+def capped(limit: int, headers: Headers, receive: Receive) -> Receive:
     """`receive`, raising ServiceError payload_too_large as soon as the body is, or says it is, over its limit."""
-    webhook = scope["path"].rstrip("/") == WEBHOOK
-    limit = MAX_WEBHOOK_BODY if webhook else MAX_BODY
     too_large = problem("payload_too_large", f"The body may have {limit} bytes")
     if int(headers.get("content-length") or 0) > limit:
         raise too_large

@@ -1,7 +1,7 @@
 """Webhooks on this machine's disk until the webhooks service can take them.
 
 Owns that nothing counts as stored before it is synced, and that the event loop never waits for the disk: what comes in
-at the same time is written and synced together, in a thread. `spool_folder` owns the files, `drain` empties them.
+at the same time is written and synced together, in a thread. `spool_folder` writes the files, `drain` empties them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from boostedcalls.gateway.spool_folder import SpoolFolder, Taken
 log = get_logger(__name__)
 
 _SEGMENT_BYTES = 4 * 1024 * 1024
+_MEASURE_SECONDS = 1.0
 # A disk that takes longer than this for a few kilobytes is as good as broken.
 _PATIENCE = 10.0
 
@@ -61,6 +62,7 @@ class Spool:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._waiting: list[tuple[bytes, asyncio.Future[str]]] = []
         self._committing: asyncio.Task[None] | None = None
+        self._measuring: asyncio.Task[None] | None = None
 
     async def append(self, record: Record) -> None:
         """Returns when the record is on the disk. Raises Refused."""
@@ -73,6 +75,8 @@ class Spool:
                 reason = await stored
         except TimeoutError:
             reason = "slow"
+            # A disk that hangs must not fill the memory.
+            self._waiting = [entry for entry in self._waiting if entry[1] is not stored]
         if reason:
             REFUSED.labels(reason).inc()
             raise Refused(reason)
@@ -110,7 +114,12 @@ class Spool:
         await self._run(self._folder.release, taken)
 
     async def measure(self) -> None:
-        """Bring the gauges up to date."""
+        """Bring the gauges up to date; where the disk hangs they stay as they are, and one thread waits for it."""
+        if self._measuring is None or self._measuring.done():
+            self._measuring = asyncio.create_task(self._measure())
+        await asyncio.wait({self._measuring}, timeout=_MEASURE_SECONDS)
+
+    async def _measure(self) -> None:
         with contextlib.suppress(OSError):
             found = await asyncio.to_thread(self._folder.measure)
             BYTES.set(found.size)

@@ -1,18 +1,8 @@
-"""The spool's files: a folder of append-only segments. All of it blocks, and one thread at a time may use it.
+"""Writing the spool's segments, and taking them to be drained. All of it blocks, and one thread at a time may use it.
 
-Owns their names, locks and ends. `segment` knows what stands in them. A name sorts by its age, its ending says what the
-file is:
-
-| ending | what |
-|---|---|
-| `.new` | being made |
-| `.seg` | being written, or waiting to be drained: the lock (flock) on it tells |
-| `.done` | drained; a second copy for a day, and the first to go when space runs out |
-| `.damaged` | drained as far as it could be read; kept until an operator removes it |
-| `.rejected` | one record that the webhooks service would not take; renamed to `.seg` it is tried again |
-
-Several processes may share a folder. A segment's writer holds its lock, a drainer takes the lock of a closed one; the
-kernel frees the locks of the dead, so that their segments are drained by whoever lives.
+`spool_files` knows the files' names, `segment` what stands in them. Several processes may share a folder: a segment's
+writer holds its lock, a drainer takes the lock of a closed one; the kernel frees the locks of the dead, so that their
+segments are drained by whoever lives.
 """
 
 from __future__ import annotations
@@ -29,28 +19,15 @@ from pathlib import Path
 from prometheus_client import Counter
 
 from boostedcalls.common.logs import get_logger
-from boostedcalls.gateway.segment import Contents, Record, count, decode, encode
+from boostedcalls.gateway.segment import Contents, Record, decode, encode
+from boostedcalls.gateway.spool_files import DAMAGED, DONE, NEW, REJECTED, SEGMENT, SpoolFiles
 
 log = get_logger(__name__)
 
-NEW, SEGMENT, DONE, DAMAGED, REJECTED = ".new", ".seg", ".done", ".damaged", ".rejected"
-KEPT_SECONDS = 24 * 3600.0
-_FORGOTTEN_SECONDS = 60.0
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 DAMAGED_PLACES = Counter("boostedcalls_spool_damaged_total", "Damaged places found in segments")
 TORN = Counter("boostedcalls_spool_torn_total", "Torn tails cut off: nobody was told that they are stored")
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    name: str
-    size: int
-    changed_at: float
-
-    @property
-    def ending(self) -> str:
-        return os.path.splitext(self.name)[1]
 
 
 @dataclass(slots=True)
@@ -62,22 +39,13 @@ class _Open:
     size: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Taken:
     """A closed segment in this process's hands."""
 
     name: str
     handle: int
     contents: Contents
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """All files' size, how many records wait to be drained, and since when the oldest does (0: none)."""
-
-    size: int
-    records: int
-    oldest: float
 
 
 class SpoolFolder:
@@ -96,11 +64,12 @@ class SpoolFolder:
         self._segment_bytes = segment_bytes
         self._clock = clock
         self._sync = sync
+        self._files = SpoolFiles(path, segment_bytes, clock, sync)
+        self.measure = self._files.measure
         self._open: _Open | None = None
         self._last_name = 0
         self._state = ""
         self._unreadable: set[str] = set()
-        self._counted: dict[tuple[str, int], int] = {}
 
     def write(self, batch: Sequence[bytes]) -> list[str]:
         """Store encoded records. Why each one was refused (`full`, `failed`); empty for what is on the disk now."""
@@ -116,13 +85,13 @@ class SpoolFolder:
     def take(self) -> Taken | None:
         """The oldest segment that nobody has in hand; None when nothing waits. What is too old is deleted."""
         try:
-            files = self._files()
+            files = self._files.all()
         except FileNotFoundError:
             return None
         except OSError as error:
             self._tell_unreadable("", error)
             return None
-        self._forget(files)
+        self._files.forget(files)
         own = self._open.name if self._open else ""
         for file in files:
             if file.ending == SEGMENT and file.name != own and (taken := self._lock(file.name)):
@@ -135,22 +104,16 @@ class SpoolFolder:
 
     def finish(self, taken: Taken) -> None:
         """Everything in the segment is where it belongs. Raises OSError, and then the segment stays in hand."""
-        path = self._path / taken.name
         with contextlib.suppress(FileNotFoundError):
             if taken.contents.damaged or taken.contents.records:
-                now = self._clock()
-                os.utime(path, (now, now))
-                path.rename(path.with_suffix(DAMAGED if taken.contents.damaged else DONE))
+                self._files.keep(taken.name, DAMAGED if taken.contents.damaged else DONE)
             else:
-                path.unlink()
+                (self._path / taken.name).unlink()
         self.release(taken)
 
     def release(self, taken: Taken) -> None:
-        """Leave the segment to whoever takes it next. Raises OSError; a second time does nothing."""
-        # Whatever close says, the handle is gone, and its number may be somebody else's by now.
-        handle, taken.handle = taken.handle, -1
-        if handle >= 0:
-            os.close(handle)
+        """Leave the segment to whoever takes it next."""
+        _close(taken.handle)
 
     def reject(self, taken: Taken, record: Record) -> Path:
         """Put one record of the segment aside. Raises OSError."""
@@ -166,37 +129,24 @@ class SpoolFolder:
         self._sync_names()
         return path
 
-    def measure(self) -> Measure:
-        """May run beside everything else. Raises OSError."""
-        files = self._files()
-        waiting = [file for file in files if file.ending == SEGMENT and file.size]
-        counted: dict[tuple[str, int], int] = {}
-        for file in waiting:
-            key = (file.name, file.size)
-            # Somebody may have drained it since.
-            with contextlib.suppress(FileNotFoundError):
-                counted[key] = self._counted[key] if key in self._counted else self._count(file.name)
-        self._counted = counted
-        oldest = max(0.0, self._clock() - _born(waiting[0])) if waiting else 0.0
-        return Measure(sum(file.size for file in files), sum(counted.values()), oldest)
-
     def close(self) -> None:
         """Write no more into the open segment, and leave it to whoever drains."""
-        if self._open:
-            if not self._open.size:
-                with contextlib.suppress(OSError):
-                    (self._path / self._open.name).unlink()
-            os.close(self._open.handle)
-            self._open = None
+        found, self._open = self._open, None
+        if found is None:
+            return
+        if not found.size:
+            with contextlib.suppress(OSError):
+                (self._path / found.name).unlink()
+        _close(found.handle)
 
     def _fill(self, batch: Sequence[bytes]) -> list[str]:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files = self._files()
+        files = self._files.all()
         if self._open and all(file.name != self._open.name for file in files):
             self._abandon()
         wanted = sum(map(len, batch))
         room = self._max_bytes - sum(file.size for file in files)
-        room += self._give_up_copies(files, wanted - room)
+        room += self._files.give_up_copies(files, wanted - room)
         fitting: list[bytes] = []
         reasons: list[str] = []
         for data in batch:
@@ -210,7 +160,7 @@ class SpoolFolder:
             try:
                 self._store(data)
             except OSError as error:
-                if error.errno not in _NO_SPACE or not self._give_up_copies(self._files(), wanted):
+                if error.errno not in _NO_SPACE or not self._files.give_up_copies(self._files.all(), wanted):
                     raise
                 self._abandon()
                 self._store(data)
@@ -262,33 +212,6 @@ class SpoolFolder:
                 os.ftruncate(self._open.handle, self._open.size)
             self.close()
 
-    def _give_up_copies(self, files: Sequence[_File], wanted: int) -> int:
-        """Delete second copies, oldest first, until so many bytes are free; how many are."""
-        freed = 0
-        for file in files:
-            if file.ending == DONE and freed < wanted:
-                (self._path / file.name).unlink(missing_ok=True)
-                freed += file.size
-        return freed
-
-    def _forget(self, files: Sequence[_File]) -> None:
-        for file in files:
-            kept = {DONE: KEPT_SECONDS, NEW: _FORGOTTEN_SECONDS}.get(file.ending)
-            if kept is not None and self._clock() - file.changed_at > kept:
-                with contextlib.suppress(OSError):
-                    (self._path / file.name).unlink()
-
-    def _files(self) -> list[_File]:
-        """Every file, oldest first."""
-        found: list[_File] = []
-        with os.scandir(self._path) as entries:
-            for entry in entries:
-                # Another process may take it away meanwhile.
-                with contextlib.suppress(FileNotFoundError):
-                    stat = entry.stat()
-                    found.append(_File(entry.name, stat.st_size, stat.st_mtime))
-        return sorted(found, key=lambda file: file.name)
-
     def _lock(self, name: str) -> Taken | None:
         """None when somebody else has it. One that cannot be read is left for later, so that others are not held up."""
         path, handle = self._path / name, -1
@@ -318,10 +241,6 @@ class SpoolFolder:
             log.error("segment_damaged", file=name, damaged=contents.damaged, good=len(contents.records))
         return contents
 
-    def _count(self, name: str) -> int:
-        with (self._path / name).open("rb") as file:
-            return count(file)
-
     def _tell(self, state: str, why: str) -> None:
         if state == self._state:
             return
@@ -337,7 +256,7 @@ class SpoolFolder:
         self._unreadable.add(name)
 
 
-def _born(file: _File) -> float:
-    """When the segment was made: its name tells, unless an operator gave it another one."""
-    stamp = file.name[:13]
-    return int(stamp) / 1000 if stamp.isdecimal() else file.changed_at
+def _close(handle: int) -> None:
+    """Whatever the disk says to it, the handle is gone, and what counts was synced before."""
+    with contextlib.suppress(OSError):
+        os.close(handle)

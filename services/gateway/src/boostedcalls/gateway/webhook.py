@@ -104,10 +104,10 @@ async def webhook(request: Request) -> Response:
     ):
         raise problem("webhook_auth_failed")
     who = replace(caller_of(request), received_at=came_in)
-    return await _take_in(deps_of(request), who, body, headers.get("content-type", ""))
+    return await _take_in(deps_of(request), who, body)
 
 
-async def _take_in(deps: Deps, who: Caller, body: bytes, content_type: str) -> Response:
+async def _take_in(deps: Deps, who: Caller, body: bytes) -> Response:
     """200 when the webhook is stored: by the webhooks service, else in the spool. Raises ServiceError."""
     reason = deps.breaker.why_not_ask()
     asked = deps.spool is None or not reason
@@ -122,7 +122,7 @@ async def _take_in(deps: Deps, who: Caller, body: bytes, content_type: str) -> R
     if deps.spool is None:
         raise problem("unavailable", retry_after=_RETRY_AFTER)
     try:
-        await deps.spool.append(to_record(who, body, content_type))
+        await deps.spool.append(to_record(who, body))
     except Refused:
         return await _last_resort(deps, who, body, asked=asked)
     SPOOLED.labels(reason).inc()

@@ -8,7 +8,7 @@ RUN_HOME := $(or $(BOOSTEDCALLS_HOME),.run)
 .PHONY: help setup run test check fmt migrate user sync-stale dead-letters audit chaos chaos-awaits up down logs
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: # The locked environment in .venv; at once when nothing has changed.
 	@scripts/bootstrap

@@ -192,7 +192,7 @@ async def since(
 async def slow_provider() -> bool:
     async with bench(SIMULATOR_SPEED="0.5", SYNC_STEPS="600,3600") as running:
         calls = await all_due(running, 1000)
-        told = "a process asks for 20 calls at once: 1000 / 20 x 1 s = 50 s, and poll and way"
+        told = "a process asks for 20 calls at once: 1000 / 20 x 1 s, what it does with the answers, poll and way"
         return await since(running, calls, datetime.now(UTC), "slow: 1,000 calls due at once, 1 s an answer", told, 240)
 
 
@@ -204,7 +204,7 @@ async def killed() -> bool:
             await asyncio.sleep(3)
             await running.stack.kill("calls", number=signal.SIGKILL)
             await running.stack.wait_until_restarted("calls")
-        told = f"300 / 20 x 1 s, two restarts, and a lease ({LEASE:.0f} s) for what was in hand at each"
+        told = f"300 / 20 x 1 s, two restarts, and a lease ({LEASE:.0f} s) for the job in hand at each"
         return await since(running, calls, began, "killed: 300 calls due at once, calls killed twice", told, 300)
 
 

@@ -24,6 +24,7 @@ from chaos.history import History
 
 PATH = "/hook"
 _REMEMBERED = 500
+_AT_ONCE = 30
 _LOST = 0.03
 _HOURS = 6 * 3600 * 1000
 
@@ -97,14 +98,14 @@ class Door:
     async def disturb(self, stop: asyncio.Event, rate: float) -> None:
         """Until told to stop, send what the provider did not send just now: `rate` times a second."""
         sending: set[asyncio.Task[int]] = set()
-        while not stop.is_set():
-            if self._bodies and len(sending) < 30:
-                for sort, body in self._disturbance():
-                    task = asyncio.create_task(self._pass_on(sort, body))
-                    sending.add(task)
-                    task.add_done_callback(sending.discard)
-            await asyncio.sleep(self._random.expovariate(rate))
-        await asyncio.gather(*sending)
+        async with asyncio.TaskGroup() as group:
+            while not stop.is_set():
+                if self._bodies and len(sending) < _AT_ONCE:
+                    for sort, body in self._disturbance():
+                        task = group.create_task(self._pass_on(sort, body))
+                        sending.add(task)
+                        task.add_done_callback(sending.discard)
+                await asyncio.sleep(self._random.expovariate(rate))
 
     def _disturbance(self) -> list[tuple[str, bytes]]:
         sort = self._random.choices(

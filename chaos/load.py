@@ -83,7 +83,6 @@ class Load:
         self._rate = rate
         self._stack = AsyncExitStack()
         self._people: list[Person] = []
-        self._tasks: set[asyncio.Task[None]] = set()
         self._logins: list[asyncio.Task[None]] = []
         self._known: list[tuple[Person, str]] = []
         self.requested = 0
@@ -98,10 +97,9 @@ class Load:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        tasks = [*self._tasks, *self._logins]
-        for task in tasks:
+        for task in self._logins:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._logins, return_exceptions=True)
         await self._stack.aclose()
 
     async def _person(self) -> Person:
@@ -124,22 +122,19 @@ class Load:
     def _door(self, person: Person) -> httpx2.AsyncClient:
         return self._random.choice(person.doors)
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def run(self, stop: asyncio.Event) -> None:
         """Ask for calls, read and write until told to stop; returns when the last request is over."""
-        for person in self._people:
-            self._spawn(self._keep_contacts(person, stop))
-            self._spawn(self._read(person, stop))
-        while not stop.is_set():
-            if len(self._tasks) < _AT_ONCE:
-                self._spawn(self._call(self._random.choice(self._people)))
-            await _pause(stop, self._random.expovariate(self._rate))
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        under_way: set[asyncio.Task[None]] = set()
+        async with asyncio.TaskGroup() as group:
+            for person in self._people:
+                group.create_task(self._keep_contacts(person, stop))
+                group.create_task(self._read(person, stop))
+            while not stop.is_set():
+                if len(under_way) < _AT_ONCE:
+                    task = group.create_task(self._call(self._random.choice(self._people)))
+                    under_way.add(task)
+                    task.add_done_callback(under_way.discard)
+                await _pause(stop, self._random.expovariate(self._rate))
 
     async def _call(self, person: Person) -> None:
         """One call that somebody wants: asked for until there is an answer, or patience ends."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from time import monotonic
+from typing import Any
 
 from boostedcalls.devkit.net import reserved_port
 from boostedcalls.devkit.stack import Stack
@@ -55,7 +56,7 @@ class System:
 
 
 Open = Callable[[Mapping[str, str]], AbstractAsyncContextManager[System]]
-Strike = Callable[[System, History], Awaitable[None]]
+Strike = Callable[[System, History], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +118,13 @@ async def run(trial: Trial, open_system: Open, strike: Strike, say: Say) -> Outc
 
 @asynccontextmanager
 async def _kept_up(system: System) -> AsyncGenerator[None]:
-    keepers = [asyncio.create_task(kept.keep(), name=f"keeper of {kept.server.child.name}") for kept in system.kept]
-    try:
-        yield
-    finally:
-        for keeper in keepers:
-            keeper.cancel()
-        await asyncio.gather(*keepers, return_exceptions=True)
+    async with asyncio.TaskGroup() as group:
+        keepers = [group.create_task(kept.keep(), name=f"keeper of {kept.server.child.name}") for kept in system.kept]
+        try:
+            yield
+        finally:
+            for keeper in keepers:
+                keeper.cancel()
 
 
 async def _under_fire(
@@ -134,17 +135,13 @@ async def _under_fire(
     async with asyncio.TaskGroup() as group:
         group.create_task(load.run(stop))
         group.create_task(door.disturb(stop, rate=trial.rate / 2))
-        striking = group.create_task(_struck(strike, system, history))
+        striking = group.create_task(strike(system, history))
         await _watched(trial, system, load, say)
         striking.cancel()
         await asyncio.wait([striking])
         ended = monotonic()
         stop.set()
     return ended
-
-
-async def _struck(strike: Strike, system: System, history: History) -> None:
-    await strike(system, history)
 
 
 async def _watched(trial: Trial, system: System, load: Load, say: Say) -> None:

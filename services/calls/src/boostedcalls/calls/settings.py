@@ -38,7 +38,8 @@ class CallsSettings(Settings):
     """Limits and times, in seconds."""
 
     max_active_calls_per_user: int = Field(10, ge=1)
-    dispatch_wait: float = Field(8, ge=0, le=30)
+    # The gateway waits 20 s for the answer, the contacts service may take 3 of them.
+    dispatch_wait: float = Field(8, ge=0, le=15)
     dispatch_deadline: float = Field(60, gt=0)
     reconcile_steps: Seconds = Field((30, 60, 300, 1800), min_length=1)
     sync_steps: Seconds = Field((60, 300, 900, 3600), min_length=1)

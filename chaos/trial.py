@@ -29,6 +29,7 @@ from chaos.strikes import Kept
 # Minutes become seconds; nothing that is decided by them becomes another one.
 SETTINGS = {
     "SIMULATOR_SPEED": "0.2",
+    "SIMULATOR_LIST_LAG": "2",
     "SYNC_STEPS": "1,2,4,8",
     "RECONCILE_STEPS": "1,2,4,8,16",
     "DISPATCH_WAIT": "2",

@@ -153,8 +153,10 @@ async def _beyond(one: Callable[[Strike], Any], points: int) -> list[Case]:
 def _count(line: Line, cases: Sequence[Case]) -> None:
     for case in cases:
         line.lines.update(itertools.chain.from_iterable(case.ending.waits))
-        if case.strike:
-            line.cases[case.strike.action if case.ending.struck else "missed"] += 1
+        if case.strike and case.ending.struck:
+            line.cases[case.strike.action] += 1
+        elif case.strike and case.strike.point <= line.points:
+            line.cases["missed"] += 1
 
 
 def _process_findings(cases: Sequence[Case]) -> list[tuple[Case, Finding]]:

@@ -82,8 +82,15 @@ async def _run(spec: dict[str, Any], note: Callable[[Any], Any]) -> None:
 
 
 async def _create(world: World, args: Args) -> Work:
-    """The whole of a `POST /api/calls/`, with the dispatch that it leaves behind."""
+    """The whole of a `POST /api/calls/`, with the dispatch that it leaves behind; or a repeat of one that was never
+    answered."""
     request = PlaceCall(contact_id=UUID(args["contact"]), idempotency_key=args["key"])
+    if args["again"]:
+        await create_call(world.service, caller(UUID(args["user"])), request)
+        unanswered = (
+            "UPDATE calls.idempotency_keys SET status = NULL, answer = NULL, running_until = now() WHERE key = $1"
+        )
+        await world.deps.pool.execute(unanswered, args["key"])
     return create_call(world.service, caller(UUID(args["user"])), request)
 
 

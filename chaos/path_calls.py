@@ -34,7 +34,7 @@ _QUIET_WITHIN = 300.0
 class Calls:
     """Cases that each ask for one call of a user of its own, to a number that makes the provider fail in one way.
 
-    stage      "create", or what the schedule's look finds: "dispatch", "reconcile", "follow"
+    stage      "create", "repeat", or what the schedule's look finds: "dispatch", "reconcile", "follow"
     live       the calls service runs beside the cases, as another replica would
     down       the provider is away while the cases run
     """
@@ -50,11 +50,11 @@ class Calls:
 
     @property
     def path(self) -> str:
-        return "dispatch" if self.stage == "create" else "sweep"
+        return "dispatch" if self.runs == "create" else "sweep"
 
     @property
     def runs(self) -> str:
-        return "create" if self.stage == "create" else "sweep"
+        return "create" if self.stage in {"create", "repeat"} else "sweep"
 
     async def begin(self, lab: Lab) -> None:
         await lab.fresh_simulator(self.simulator)
@@ -66,9 +66,10 @@ class Calls:
 
     async def prepare(self, lab: Lab) -> dict[str, Any]:
         user, phone = new_id(), f"+120255501{self.number}"
-        if self.stage == "create":
+        if self.runs == "create":
             contact = await lab.ask(CREATE_CONTACT.subject, {"name": "Ada", "phone": phone}, user)
-            return {"user": str(user), "contact": contact["id"], "key": str(new_id())}
+            again = self.stage == "repeat"
+            return {"user": str(user), "contact": contact["id"], "key": str(new_id()), "again": again}
         now = datetime.now(UTC)
         row = {
             "id": new_id(),
@@ -94,7 +95,7 @@ class Calls:
             await lab.start_calls()
         by_user = {UUID(case.args["user"]): case for case in cases}
         found: list[Finding] = []
-        if self.stage == "create":
+        if self.runs == "create":
             slots = asyncio.Semaphore(16)
             answers = await asyncio.gather(*(_ask_until_answered(lab, case, slots) for case in cases))
             found += [finding for finding in answers if finding]
@@ -164,6 +165,7 @@ _SLOWER_LIST = {"SIMULATOR_LIST_LAG": "8"}
 
 CREATE: list[Calls] = [
     *(Calls(number, number) for number in ("00", "10", "11", "12", "13", "20", "21", "22", "23", "24", "25")),
+    Calls("00, repeated", "00", stage="repeat"),
     Calls("12, replica", "12", live=True),
     # Found by the list alone, once it shows the call; and found by its webhooks, after the list was given up on.
     Calls("list lags", "10", live=True, simulator=_SLOW_LIST),

@@ -46,9 +46,7 @@ async def test_a_process_killed_at_any_await_of_the_dispatch_dials_at_most_once_
     await strike(running, name, kills)
 
 
-@pytest.mark.parametrize(
-    "name", ["spool/the power fails", "batch/with poison", "sweep/reconcile 10", "relay/5 events"]
-)
+@pytest.mark.parametrize("name", ["spool/the power fails", "batch/with poison", "sweep/reconcile 10", "relay/5 events"])
 async def test_a_process_struck_at_an_await_taken_by_the_dice_loses_nothing(running: Lab, name: str) -> None:
     seed = random.randrange(10**9)
     print(f"seed {seed}")

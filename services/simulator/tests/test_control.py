@@ -46,7 +46,8 @@ async def test_say_is_heard_and_may_end_the_call(sim: Simulator) -> None:
     ended = await sim.ended(created["id"])
     assert ended["endedReason"] == "assistant-ended-call-after-message-spoken"
     assert "AI: One moment.\n" in ended["artifact"]["transcript"]
-    assert ended["artifact"]["transcript"].endswith("AI: Goodbye now.\n")
+    # The other side may get in a word before the line is cut.
+    assert "AI: Goodbye now.\n" in ended["artifact"]["transcript"]
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,14 @@ NUMBER = "+12025550100"
 ENDLESS = "+12025550105"
 
 
-async def test_ended_calls_and_dials_survive_a_restart(launch: Launch, stack: AsyncExitStack) -> None:
+async def test_ended_calls_and_dials_survive_a_restart(
+    launch: Launch, stack: AsyncExitStack, receiver: Receiver
+) -> None:
     sim = await launch()
     created = await sim.create(NUMBER)
     before = await sim.ended(created["id"])
+    # It leaves once the call's end is on disk.
+    await receiver.until("end-of-call-report")
     await stack.aclose()
     again = await launch()
     _, after = await again.ask("GET", f"/call/{created['id']}")

@@ -1,4 +1,4 @@
-"""Files of JSON lines that only ever grow: the dial log and the journal of calls."""
+"""Files of JSON lines that only ever grow: the dial log, the journal of calls, the tries of webhooks."""
 
 from __future__ import annotations
 

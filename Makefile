@@ -17,7 +17,7 @@ run: setup ## Start everything on this machine: PORT (8000), BOOSTEDCALLS_HOME (
 	@exec $(DEVKIT) run --with-parent
 
 test: setup ## Run every test; ARGS="-k state" chooses
-	$(PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PYTHON) -m pytest -n 3 --dist loadfile $(ARGS)
 
 check: setup ## Lint, types, generated documents, and each package's tests in an environment of its own
 	$(PYTHON) -m ruff check .

@@ -27,7 +27,7 @@ from boostedcalls.common.messages.contacts import GET_CONTACT, Contact
 from .conftest import Make, World
 from .provider import Provider
 
-SETTINGS = {"vapi_assistant_id": "assistant", "vapi_phone_number_id": "number", "dispatch_wait": 20}
+SETTINGS = {"vapi_assistant_id": "assistant", "vapi_phone_number_id": "number", "dispatch_wait": 15}
 
 
 class Asker:

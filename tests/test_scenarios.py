@@ -59,7 +59,7 @@ async def test_a_call_reaches_its_end_with_result_and_timeline(running: Stack, u
         assert call["metadata"]["recordingUrl"].startswith("https://")
         assert call["metadata"]["cost"] == call["cost"] == call["metadata"]["costBreakdown"]["total"]
         assert [message["role"] for message in call["metadata"]["messages"]][:2] == ["system", "bot"]
-        assert call["started_at"] < call["ended_at"]
+        assert datetime.fromisoformat(call["started_at"]) < datetime.fromisoformat(call["ended_at"])
 
     timeline = await user.found(f"/api/calls/{call['id']}/events/")
     assert (timeline[0]["type"], timeline[0]["status"]) == ("created", "pending")

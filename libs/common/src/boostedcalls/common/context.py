@@ -49,17 +49,20 @@ def caller(
 ) -> Caller:
     """A caller with well-formed ids: those given where they are so, new ones elsewhere; a new span in the trace.
     `received_at` is written as in RFC 3339; what is no such time counts as absent."""
-    match = _TRACEPARENT.fullmatch(traceparent or "")
-    trace = match[1] if match and set(match[1]) != {"0"} else secrets.token_hex(16)
+    fresh = secrets.token_hex(24)
+    match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    trace = match[1] if match and set(match[1]) != {"0"} else fresh[16:]
     flags = match[3] if match else "00"
     if not request_id or not _REQUEST_ID.fullmatch(request_id):
         request_id = str(new_id())
-    return Caller(user_id, request_id, f"00-{trace}-{secrets.token_hex(8)}-{flags}", _moment(received_at))
+    return Caller(
+        user_id, request_id, f"00-{trace}-{fresh[:16]}-{flags}", _moment(received_at) if received_at else None
+    )
 
 
-def _moment(text: str | None) -> datetime | None:
+def _moment(text: str) -> datetime | None:
     try:
-        found = datetime.fromisoformat(text or "")
+        found = datetime.fromisoformat(text)
         return found.astimezone(UTC) if found.tzinfo else None
     except (ValueError, OverflowError):
         return None

@@ -11,6 +11,11 @@ from typing import Any, TypedDict
 
 import orjson
 
+from boostedcalls.common.context import new_id
+from boostedcalls.common.logs import get_logger
+
+log = get_logger(__name__)
+
 
 class FieldError(TypedDict):
     """One member of a request that was refused: its path (`call_goals.0.name`) and why."""
@@ -126,6 +131,14 @@ def parse_problem(body: bytes, status: int, retry_after: int | None = None) -> S
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return problem("internal_error")
+
+
+def masked(error: BaseException, **fields: str) -> ServiceError:
+    """The answer to a fault of our own: says nothing of its cause, which is in the log under the same id."""
+    answer = problem("internal_error")
+    answer.error_id = str(new_id())
+    log.error("request_failed", error_id=answer.error_id, exc_info=error, **fields)
+    return answer
 
 
 def validation_problem(faults: Iterable[Mapping[str, Any]], skip: int = 0) -> ServiceError:

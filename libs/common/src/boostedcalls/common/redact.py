@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, cast
 
@@ -33,25 +32,28 @@ def is_secret(name: str) -> bool:
 
 
 def redact(value: Any) -> Any:
-    """A copy of decoded JSON in which secret members say `[REDACTED]`, NUL characters are gone, what JSON does not
-    know (NaN, infinities) is null, and what is nested more than 100 levels deep says `[TOO DEEP]`."""
+    """A copy of decoded JSON (plain dicts and lists) in which secret members say `[REDACTED]`, NUL characters are gone,
+    what JSON does not know (NaN, infinities) is null, and what is nested deeper than 100 levels says `[TOO DEEP]`."""
     return _redact(value, 0)
 
 
 def _redact(value: Any, depth: int) -> Any:
-    if isinstance(value, str):
+    # By exact type: isinstance with Mapping makes it half as fast again, and every webhook passes here.
+    kind = cast("type[Any]", type(value))
+    if kind is str:
         return value.replace("\x00", "") if "\x00" in value else value
-    if isinstance(value, float):
+    if kind is float:
         return value if math.isfinite(value) else None
-    if not isinstance(value, Mapping | list):
+    if kind is not dict and kind is not list:
         return value
     if depth >= MAX_DEPTH:
         return TOO_DEEP
-    if isinstance(value, list):
-        return [_redact(item, depth + 1) for item in cast("list[Any]", value)]
+    depth += 1
+    if kind is list:
+        return [_redact(item, depth) for item in cast("list[Any]", value)]
     found: dict[str, Any] = {}
-    for name, item in cast("Mapping[str, Any]", value).items():
-        clean = name.replace("\x00", "")
+    for name, item in cast("dict[str, Any]", value).items():
+        clean = name.replace("\x00", "") if "\x00" in name else name
         secret = item is not None and len(clean) <= _LONGEST_NAME and is_secret(clean)
-        found[clean] = REDACTED if secret else _redact(item, depth + 1)
+        found[clean] = REDACTED if secret else _redact(item, depth)
     return found

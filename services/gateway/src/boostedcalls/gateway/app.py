@@ -10,9 +10,11 @@ import orjson
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from boostedcalls.common.bus import connect
 from boostedcalls.common.db import open_pool
+from boostedcalls.common.messages.base import MAX_BODY, MAX_WEBHOOK_BODY
 from boostedcalls.common.runtime import Runtime
 from boostedcalls.gateway import webhook
 from boostedcalls.gateway.deps import Deps
@@ -26,6 +28,9 @@ from boostedcalls.gateway.routing import both_slashes
 from boostedcalls.gateway.server import serve_http
 from boostedcalls.gateway.settings import GatewaySettings
 from boostedcalls.gateway.spool import open_spool
+from boostedcalls.gateway.webhook import WebhookDoor
+
+_WEBHOOK = (webhook.PATH, webhook.PATH.removesuffix("/"))
 
 
 def _rest() -> list[Route]:
@@ -38,21 +43,31 @@ def api_document() -> dict[str, Any]:
     return document(_rest())
 
 
-def build_app(deps: Deps) -> FastAPI:
+def build_app(deps: Deps) -> ASGIApp:
     served = orjson.dumps(api_document())
-    routes = [webhook.ROUTE, *_rest(), *operations.docs_routes(lambda: served)]
+    routes = [*_rest(), *operations.docs_routes(lambda: served)]
     if not deps.settings.signup_enabled:
         routes = [route for route in routes if route.endpoint is not auth.signup]
+    templates: dict[Any, str] = {route.endpoint: route.path for route in routes}
     app = FastAPI(
         routes=[both_slashes(route) for route in routes],
         openapi_url=None,
         redirect_slashes=False,
         exception_handlers=HANDLERS,
-        middleware=[Middleware(Edge, templates={route.endpoint: route.path for route in routes})],
+        middleware=[
+            Middleware(Edge, route_of=lambda scope: templates.get(scope.get("endpoint"), "-"), max_body=MAX_BODY)
+        ],
     )
     app.state.deps = deps
-    app.state.webhook_keys = webhook.keys(deps.settings)
-    return app
+    # Beside the application: webhooks are counted and limited by themselves, so that people who wait for a service that
+    # hangs cost no report. Those that were stored are in their stream, with all that a line in the log could say.
+    door = Edge(WebhookDoor(deps), route_of=lambda _: webhook.PATH, max_body=MAX_WEBHOOK_BODY, quiet=True)
+
+    async def either(scope: Scope, receive: Receive, send: Send) -> None:
+        is_webhook = scope["type"] == "http" and scope["path"] in _WEBHOOK
+        await (door if is_webhook else app)(scope, receive, send)
+
+    return either
 
 
 async def start(settings: GatewaySettings, sock: socket.socket, stack: AsyncExitStack, runtime: Runtime) -> Deps:

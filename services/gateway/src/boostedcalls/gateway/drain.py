@@ -24,6 +24,7 @@ from boostedcalls.common.runtime import Runtime
 from boostedcalls.gateway.segment import Record
 from boostedcalls.gateway.spool import Spool
 from boostedcalls.gateway.spool_folder import Taken
+from boostedcalls.gateway.together import Together
 
 log = get_logger(__name__)
 
@@ -71,6 +72,7 @@ class Breaker:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self._together = Together(bus)
         self._asking = 0
         self.is_open = False
         self.taken = 0
@@ -81,11 +83,15 @@ class Breaker:
             return "breaker_open"
         return "busy" if self._asking >= _MOST_WAITING else ""
 
-    async def ask(self, who: Caller, body: bytes) -> bytes:
-        """The body to answer with, when the webhook is stored. Raises ServiceError."""
+    async def ask(self, who: Caller, body: bytes, *, alone: bool = False) -> bytes:
+        """The body to answer with, when the webhook is stored. `alone`: not in one request with others. Raises
+        ServiceError."""
         self._asking += 1
         try:
-            answer = await self._bus.request(INGEST_WEBHOOK, body, who, timeout=_TIMEOUT)
+            if alone:
+                answer = await self._bus.request(INGEST_WEBHOOK, body, who, timeout=_TIMEOUT)
+            else:
+                answer = await self._together.ask(who, body, _TIMEOUT)
         except ServiceError as error:
             # Too large a body was not even sent.
             if error.code != "payload_too_large":
@@ -190,7 +196,8 @@ class Drainer:
         who = sender_of(record)
         bind(who)
         try:
-            await self._breaker.ask(who, record.body)
+            # Alone, so that what it is answered, or not answered, says something about this one.
+            await self._breaker.ask(who, record.body, alone=True)
         except ServiceError as error:
             return await self._not_taken(taken, record, error)
         self._trouble.pop(record.id, None)

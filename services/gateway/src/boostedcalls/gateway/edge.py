@@ -4,27 +4,24 @@ its line in the log and its place in the metrics. Knows nothing of routes or use
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import Any
 
 from prometheus_client import Histogram
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from boostedcalls.common.context import bind, caller
-from boostedcalls.common.errors import ServiceError, problem
+from boostedcalls.common.errors import ServiceError, masked, problem
 from boostedcalls.common.logs import get_logger
-from boostedcalls.common.messages.base import MAX_BODY, MAX_WEBHOOK_BODY
 from boostedcalls.gateway.deps import CALLER
-from boostedcalls.gateway.problems import masked, render
+from boostedcalls.gateway.problems import render
 
 log = get_logger(__name__)
 
-WEBHOOK = "/api/calls/webhook"
-# What waits beyond this is refused: each request may hold a body of megabytes. Webhooks are counted by themselves, so
-# that people who wait for a service that hangs cost no report.
+_HEADERS = frozenset({b"x-request-id", b"traceparent", b"content-length"})
+_OK = 200
+# What waits beyond this is refused: each request may hold a body of megabytes.
 MAX_IN_FLIGHT = 1024
 _ALIVE = "/healthz"
 _CLIENT_GONE = 499
@@ -37,58 +34,78 @@ SERVED = Histogram(
 )
 
 
-class Edge:
-    """`templates`: the path template of each endpoint, so that neither log nor metrics grow with the ids in paths."""
+RouteOf = Callable[[Scope], str]
 
-    def __init__(self, app: ASGIApp, templates: Mapping[Any, str]) -> None:
+
+class Edge:
+    """Around an application.
+
+    `route_of` gives the path template for a request, so that neither log nor metrics grow with the ids in paths.
+    `max_body` in bytes. `quiet`: what is answered 200 gets no line in the log.
+    """
+
+    def __init__(self, app: ASGIApp, route_of: RouteOf, max_body: int, *, quiet: bool = False) -> None:
         self._app = app
-        self._templates = templates
-        self._in_flight = {True: 0, False: 0}
+        self._route_of = route_of
+        self._max_body = max_body
+        self._quiet = quiet
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = monotonic()
-        headers = Headers(scope=scope)
-        who = caller(None, headers.get("x-request-id"), headers.get("traceparent"))
-        bind(who)
+        given = {name: value for name, value in scope["headers"] if name in _HEADERS}
+        who = caller(None, _text(given, b"x-request-id"), _text(given, b"traceparent"))
         scope[CALLER] = who
+        if not self._quiet:
+            bind(who)
         status = 0
+        well = False
 
         async def stamped(message: Message) -> None:
-            nonlocal status
+            nonlocal status, well
             if message["type"] == "http.response.start":
                 status = message["status"]
+                well = status == _OK
                 message["headers"] = [*message["headers"], (b"x-request-id", who.request_id.encode())]
             await send(message)
 
-        webhook = scope["path"].rstrip("/") == WEBHOOK
-        self._in_flight[webhook] += 1
+        self._in_flight += 1
         try:
-            if self._in_flight[webhook] > MAX_IN_FLIGHT and scope["path"] != _ALIVE:
+            if self._in_flight > MAX_IN_FLIGHT and scope["path"] != _ALIVE:
                 raise problem("unavailable", "Too many requests at once", retry_after=1)
-            await self._app(scope, capped(MAX_WEBHOOK_BODY if webhook else MAX_BODY, headers, receive), stamped)
+            body = capped(self._max_body, int(given.get(b"content-length") or 0), receive)
+            await self._app(scope, body, stamped)
         except ClientDisconnect:
             status = status or _CLIENT_GONE
         except Exception as error:
+            bind(who)
             answer = error if isinstance(error, ServiceError) else masked(error)
             # An answer that has begun cannot be taken back: the server cuts the connection.
             if not status:
                 await render(answer, who.request_id)(scope, receive, stamped)
         finally:
-            self._in_flight[webhook] -= 1
+            self._in_flight -= 1
             seconds = monotonic() - started
-            route = self._templates.get(scope.get("endpoint"), "-")
-            SERVED.labels(scope["method"], route, status).observe(seconds)
-            log.info("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))
+            method, route = scope["method"], self._route_of(scope)
+            SERVED.labels(method, route, status).observe(seconds)
+            if not (self._quiet and well):
+                log.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1))
 
 
-def capped(limit: int, headers: Headers, receive: Receive) -> Receive:
-    """`receive`, raising ServiceError payload_too_large as soon as the body is, or says it is, over its limit."""
-    too_large = problem("payload_too_large", f"The body may have {limit} bytes")
-    if int(headers.get("content-length") or 0) > limit:
-        raise too_large
+def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = headers.get(name)
+    return value.decode("latin-1") if value else None
+
+
+def capped(limit: int, announced: int, receive: Receive) -> Receive:
+    """`receive`, raising ServiceError payload_too_large as soon as the body is, or says it is (`announced` bytes), over
+    its limit."""
+    too_large = "payload_too_large", f"The body may have {limit} bytes"
+    if announced > limit:
+        raise problem(*too_large)
     read = 0
 
     async def counted() -> Message:
@@ -96,7 +113,7 @@ def capped(limit: int, headers: Headers, receive: Receive) -> Receive:
         message = await receive()
         read += len(message.get("body", b""))
         if read > limit:
-            raise too_large
+            raise problem(*too_large)
         return message
 
     return counted

@@ -13,8 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from boostedcalls.common.context import new_id
-from boostedcalls.common.errors import CODES, ServiceError, Unavailable, problem, validation_problem
+from boostedcalls.common.errors import CODES, ServiceError, Unavailable, masked, problem, validation_problem
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.base import Rpc
 from boostedcalls.gateway.deps import caller_of
@@ -88,14 +87,6 @@ def render(error: ServiceError, request_id: str, headers: Mapping[str, str] | No
     if error.replayed:
         extra |= REPLAYED
     return Response(error.to_json(request_id), error.status, extra, MEDIA_TYPE)
-
-
-def masked(error: BaseException) -> ServiceError:
-    """The answer to a fault of our own: says nothing of its cause, which is in the log under the same id."""
-    answer = problem("internal_error")
-    answer.error_id = str(new_id())
-    log.error("request_failed", error_id=answer.error_id, exc_info=error)
-    return answer
 
 
 async def on_service_error(request: Request, error: ServiceError) -> Response:

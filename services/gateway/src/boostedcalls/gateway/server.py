@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import AsyncExitStack
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.runtime import Runtime
@@ -43,7 +43,7 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-async def serve_http(stack: AsyncExitStack, runtime: Runtime, app: FastAPI, sock: socket.socket) -> None:
+async def serve_http(stack: AsyncExitStack, runtime: Runtime, app: ASGIApp, sock: socket.socket) -> None:
     """Serve until the stack closes; then finish the requests at hand, within 5 s. Returns when it listens."""
     config = uvicorn.Config(
         app,

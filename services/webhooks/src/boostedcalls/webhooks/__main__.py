@@ -9,17 +9,21 @@ from functools import partial
 from boostedcalls.common.bus import Endpoint, NatsSettings, connect, ensure_streams, serve
 from boostedcalls.common.bus.streams import DLQ, PROVIDER_EVENTS
 from boostedcalls.common.health import serve_health
-from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK
+from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK, INGEST_WEBHOOKS
 from boostedcalls.common.runtime import Runtime, run
 from boostedcalls.common.settings import load
-from boostedcalls.webhooks.handlers import ingest
+from boostedcalls.webhooks.handlers import ingest, ingest_many
 
 
 async def start(nats: NatsSettings, stack: AsyncExitStack, runtime: Runtime) -> None:
     """Open everything on the stack and serve. Raises what NATS raises when it is away."""
     bus = await connect(stack, runtime, nats, "webhooks")
     await ensure_streams(bus, PROVIDER_EVENTS, DLQ)
-    await serve(stack, bus, "webhooks", "0.1.0", [Endpoint(INGEST_WEBHOOK, partial(ingest, bus))])
+    endpoints = [
+        Endpoint(INGEST_WEBHOOK, partial(ingest, bus)),
+        Endpoint(INGEST_WEBHOOKS, partial(ingest_many, bus)),
+    ]
+    await serve(stack, bus, "webhooks", "0.1.0", endpoints)
     await serve_health(
         stack, runtime.settings.health_host, runtime.settings.health_port, checks={"nats": bus.connected}
     )

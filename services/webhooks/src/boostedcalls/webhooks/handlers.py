@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from prometheus_client import Counter
 
 from boostedcalls.common import subjects
-from boostedcalls.common.bus import Bus
+from boostedcalls.common.bus import Bus, Outgoing, publish_all
 from boostedcalls.common.bus.connection import RECEIVED_AT, REQUEST_ID, TRACEPARENT
 from boostedcalls.common.bus.streams import DLQ
 from boostedcalls.common.context import Caller
-from boostedcalls.common.errors import ServiceError
-from boostedcalls.common.events import PROVIDER_MESSAGE, ProviderEvent
+from boostedcalls.common.errors import ServiceError, Unavailable, masked, problem
+from boostedcalls.common.events import PROVIDER_MESSAGE, cloud_event, provider_event_json
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.base import rfc3339
-from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK
+from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK, Webhook, pack_answers, unpack
 from boostedcalls.common.provider import OK, answer_to
-from boostedcalls.webhooks.vapi import Message, NotAMessage, parse
+from boostedcalls.webhooks.vapi import NotAMessage, parse
 
 log = get_logger(__name__)
 
@@ -30,47 +33,87 @@ _ORIGIN = "webhook"
 _PUBLISH_SECONDS = 2.5
 
 
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """A webhook that can be stored: its event, ready to go, what it is counted as, and what it is answered with."""
+
+    webhook: Webhook
+    outgoing: Outgoing
+    label: str
+    answer: bytes
+
+
 async def ingest(bus: Bus, who: Caller, body: bytes) -> bytes:
-    """Store one authenticated webhook, then return the body to answer with. Raises Unavailable when it is not stored:
+    """Store one authenticated webhook, then return the body to answer with. Raises ServiceError when it is not stored:
     the sender must try again, also where the provider waits for an answer."""
-    try:
-        message = parse(body)
-    except NotAMessage as fault:
-        await _keep_aside(bus, who, body, fault.reason, fault.data)
-        return OK
-    try:
-        await _publish(bus, who, body, message)
-    except ServiceError:
-        # Written out it is larger than a message may be: numbers such as 1e99 grow.
-        await _keep_aside(bus, who, body, "too large", body)
-    return answer_to(message.content)
+    (answer,) = await _ingest(bus, [Webhook(who, body)])
+    if isinstance(answer, ServiceError):
+        raise answer
+    return answer
 
 
-async def _publish(bus: Bus, who: Caller, body: bytes, message: Message) -> None:
-    digest = hashlib.sha256(body).hexdigest()
-    came_in = who.received_at or datetime.now(UTC)
-    event = ProviderEvent(
-        source="webhook",
-        kind=message.kind,
-        provider_call_id=message.call_id,
-        received_at=came_in,
-        message=dict(message.content),
+async def ingest_many(bus: Bus, _: Caller, data: bytes) -> bytes:
+    """Store webhooks that came in together; each is answered for itself (messages/webhooks.py)."""
+    return pack_answers(await _ingest(bus, unpack(data)))
+
+
+async def _ingest(bus: Bus, webhooks: Sequence[Webhook]) -> list[bytes | ServiceError]:
+    answers: list[bytes | ServiceError] = [OK] * len(webhooks)
+    events: list[tuple[int, _Event]] = []
+    letters: list[tuple[int, Awaitable[None]]] = []
+    for place, webhook in enumerate(webhooks):
+        try:
+            events.append((place, _event(webhook)))
+        except NotAMessage as fault:
+            letters.append((place, _keep_aside(bus, webhook, fault.reason, fault.data)))
+        except Exception as error:
+            # One that cannot be worked on does not take the others with it.
+            answers[place] = masked(error)
+    outcomes = await publish_all(
+        bus, PROVIDER_MESSAGE.stream, [event.outgoing for _, event in events], _PUBLISH_SECONDS
     )
-    await bus.publish_event(
-        PROVIDER_MESSAGE,
-        subjects.provider_event(message.kind, message.call_id),
-        event.model_dump_json().encode(),
-        event_id=digest,
-        source="/webhooks",
-        at=came_in,
-        traceparent=who.traceparent,
-        timeout=_PUBLISH_SECONDS,
+    for (place, event), outcome in zip(events, outcomes, strict=True):
+        if isinstance(outcome, ServiceError):
+            # Written out it is larger than a message may be: numbers such as 1e99 grow.
+            letters.append((place, _keep_aside(bus, event.webhook, "too large", event.webhook.body)))
+        answers[place] = _unavailable(outcome) if isinstance(outcome, Unavailable) else event.answer
+        if outcome is None:
+            STORED.labels(event.label).inc()
+    kept = await asyncio.gather(*(letter for _, letter in letters), return_exceptions=True)
+    for (place, _), fault in zip(letters, kept, strict=True):
+        if isinstance(fault, Unavailable):
+            answers[place] = _unavailable(fault)
+        elif fault is not None:
+            answers[place] = fault if isinstance(fault, ServiceError) else masked(fault)
+    return answers
+
+
+def _unavailable(reason: Unavailable) -> ServiceError:
+    log.warning("webhook_not_stored", reason=str(reason)[:300])
+    return problem("unavailable", retry_after=1)
+
+
+def _event(webhook: Webhook) -> _Event:
+    """Raises NotAMessage."""
+    message = parse(webhook.body)
+    digest = hashlib.sha256(webhook.body).hexdigest()
+    came_in = webhook.who.received_at or datetime.now(UTC)
+    subject = subjects.provider_event(message.kind, message.call_id)
+    return _Event(
+        webhook,
+        Outgoing(
+            subject,
+            provider_event_json("webhook", message.kind, message.call_id, came_in, message.content),
+            digest,
+            cloud_event(PROVIDER_MESSAGE, digest, "/webhooks", subject, came_in, webhook.who.traceparent),
+        ),
+        message.label,
+        answer_to(message.content),
     )
-    STORED.labels(message.label).inc()
 
 
-async def _keep_aside(bus: Bus, who: Caller, body: bytes, reason: str, data: bytes) -> None:
-    digest = hashlib.sha256(body).hexdigest()
+async def _keep_aside(bus: Bus, webhook: Webhook, reason: str, data: bytes) -> None:
+    digest, who = hashlib.sha256(webhook.body).hexdigest(), webhook.who
     await bus.publish(
         subjects.dead_letter(_ORIGIN, digest[:32]),
         data,
@@ -86,4 +129,4 @@ async def _keep_aside(bus: Bus, who: Caller, body: bytes, reason: str, data: byt
         timeout=_PUBLISH_SECONDS,
     )
     REFUSED.labels(reason).inc()
-    log.warning("webhook_is_no_message", reason=reason, size=len(body))
+    log.warning("webhook_is_no_message", reason=reason, size=len(webhook.body))

@@ -1,5 +1,6 @@
 """The bus: requests, answers, durable publishing and consuming over NATS. Nothing else imports nats-py."""
 
+from boostedcalls.common.bus.batch import Outgoing, publish_all
 from boostedcalls.common.bus.connection import Bus, NatsSettings, connect
 from boostedcalls.common.bus.consume import Delivery, consume, dead_letter
 from boostedcalls.common.bus.rpc import Endpoint, endpoint, serve
@@ -10,10 +11,12 @@ __all__ = [
     "Delivery",
     "Endpoint",
     "NatsSettings",
+    "Outgoing",
     "connect",
     "consume",
     "dead_letter",
     "endpoint",
     "ensure_streams",
+    "publish_all",
     "serve",
 ]

@@ -54,7 +54,7 @@ EXPECTED_STREAM = "Nats-Expected-Stream"
 
 # nats-py counts only the body against the server's limit; going over it with headers closes the client for good.
 HEADER_ROOM = 16 * 1024
-_PUBLISH_TRY = 1.0
+PUBLISH_TRY = 1.0
 _PROBE_SECONDS = 1.0
 _RESTORE_EVERY = 5.0
 _PATIENCE = 30.0
@@ -89,6 +89,8 @@ class Bus:
         self.replicas = replicas
         self._troubles: dict[str, Trouble] = {}
         self._restore_at: dict[str, float] = {}
+        self.no_batches_until: dict[str, float] = {}
+        """For batch.py: until when a stream's messages go one by one."""
 
     async def connected(self) -> bool:
         """Whether the server answers within a second; for readiness."""
@@ -104,7 +106,8 @@ class Bus:
             return False
         return True
 
-    def _fits(self, data: bytes) -> bool:
+    def fits(self, data: bytes) -> bool:
+        """Whether a body, with its headers, is one that the server takes."""
         return len(data) + HEADER_ROOM <= self.client.max_payload
 
     async def request(self, subject: str, data: bytes, who: Caller, timeout: float = 5.0) -> bytes:
@@ -117,7 +120,7 @@ class Bus:
         if not self.client.is_connected:
             raise problem("unavailable", retry_after=1)
         # Only a server that was reached has told what it takes.
-        if not self._fits(data):
+        if not self.fits(data):
             raise problem("payload_too_large")
         try:
             message = await self.client.request(subject, data, timeout=timeout, headers=_headers(who, timeout))
@@ -145,7 +148,7 @@ class Bus:
         Tries again with the same id until `timeout` seconds are over. Raises Unavailable when the stream did not
         confirm it by then (it may be stored all the same), and ServiceError when it is too large for a message.
         """
-        if not self._fits(data):
+        if not self.fits(data):
             raise problem("payload_too_large")
         deadline = monotonic() + timeout
         pause = 0.05
@@ -158,7 +161,7 @@ class Bus:
                 ack = await self.jetstream.publish(
                     subject,
                     data,
-                    timeout=min(max(left, 0.05), _PUBLISH_TRY),
+                    timeout=min(max(left, 0.05), PUBLISH_TRY),
                     headers={**headers, MESSAGE_ID: message_id, EXPECTED_STREAM: stream},
                 )
                 trouble.over()
@@ -180,7 +183,7 @@ class Bus:
             return
         self._restore_at[stream] = now + _RESTORE_EVERY
         with contextlib.suppress(NatsError, OSError, TimeoutError):
-            async with asyncio.timeout(_PUBLISH_TRY):
+            async with asyncio.timeout(PUBLISH_TRY):
                 await ensure_streams(self, stream)
 
     async def publish_event(

@@ -35,8 +35,8 @@ from boostedcalls.common.bus.connection import (
     USER,
     Bus,
 )
-from boostedcalls.common.context import Caller, bind, caller, new_id
-from boostedcalls.common.errors import ServiceError, Unavailable, problem, validation_problem
+from boostedcalls.common.context import Caller, bind, caller
+from boostedcalls.common.errors import ServiceError, Unavailable, masked, problem, validation_problem
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.base import Replayed, Rpc, encoded
 
@@ -130,7 +130,7 @@ async def _handle(bus: Bus, target: Endpoint, request: Request, received: float,
         who = _caller(headers)
         deadline = received + int(headers.get(TIMEOUT_MS) or 5000) / 1000
     except ValueError as error:
-        await _refuse(request, _masked(error, target), "")
+        await _refuse(request, masked(error, subject=target.subject), "")
         return
     bind(who)
     code = "200"
@@ -159,17 +159,9 @@ async def _handle(bus: Bus, target: Endpoint, request: Request, received: float,
         await _refuse(request, problem("unavailable", retry_after=1), who.request_id)
     except Exception as error:
         code = "500"
-        await _refuse(request, _masked(error, target), who.request_id)
+        await _refuse(request, masked(error, subject=target.subject), who.request_id)
     finally:
         HANDLED.labels(target.subject, code).observe(monotonic() - received)
-
-
-def _masked(error: Exception, target: Endpoint) -> ServiceError:
-    """A 500 that says nothing of its cause; the cause is in the log under the same id."""
-    masked = problem("internal_error")
-    masked.error_id = str(new_id())
-    log.error("request_failed", subject=target.subject, error_id=masked.error_id, exc_info=error)
-    return masked
 
 
 async def _refuse(request: Request, error: ServiceError, request_id: str) -> None:

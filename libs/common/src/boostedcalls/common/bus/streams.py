@@ -37,6 +37,7 @@ STREAMS: dict[str, StreamConfig] = {
         discard=DiscardPolicy.NEW,
         max_age=30 * _DAY,
         duplicate_window=20 * _MINUTE,
+        allow_atomic=True,
     ),
     CALL_EVENTS: StreamConfig(
         name=CALL_EVENTS,
@@ -46,6 +47,7 @@ STREAMS: dict[str, StreamConfig] = {
         discard=DiscardPolicy.OLD,
         max_age=7 * _DAY,
         duplicate_window=20 * _MINUTE,
+        allow_atomic=True,
     ),
     JOBS: StreamConfig(
         name=JOBS,
@@ -92,7 +94,7 @@ async def ensure_streams(bus: Bus, *names: str) -> None:
         except NotFoundError:
             await bus.jetstream.add_stream(wanted)
             continue
-        fields = ("subjects", "discard", "max_age", "duplicate_window", "num_replicas")
+        fields = ("subjects", "discard", "max_age", "duplicate_window", "num_replicas", "allow_atomic")
         if any(getattr(found, field) != getattr(wanted, field) for field in fields):
             log.info("stream_updated", stream=name)
             # What an operator set besides (size limits, say) stays.

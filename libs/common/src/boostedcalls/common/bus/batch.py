@@ -1,0 +1,114 @@
+"""Publishing many messages to a stream at once: as one batch with one PubAck, else one by one.
+
+JetStream's atomic batches (ADR-50) sync the disk once a batch and answer once, where single messages do both each time:
+docs/benchmarks.md has the figures. A batch is refused as a whole when one of its messages was stored before, and where
+the server does not know batches; then each message goes by itself, under the same id, so that nothing is stored twice.
+"""
+
+# pyright: reportUnknownMemberType=false
+# (nats-py passes options on as untyped **kwargs)
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+import orjson
+from nats.errors import Error as NatsError
+
+from boostedcalls.common.bus.connection import EXPECTED_STREAM, MESSAGE_ID, PUBLISH_TRY, Bus
+from boostedcalls.common.errors import ServiceError, Unavailable
+from boostedcalls.common.logs import get_logger
+
+log = get_logger(__name__)
+
+_BATCH_ID = "Nats-Batch-Id"
+_BATCH_SEQUENCE = "Nats-Batch-Sequence"
+_BATCH_COMMIT = "Nats-Batch-Commit"
+# The server puts a batch aside in files of its own first, which costs as much as storing this many messages singly.
+_WORTH_IT = 8
+# The server's own limit is 1,000 messages a batch; of memory, a batch takes this much at most.
+_MOST_BYTES = 4 * 1024 * 1024
+# A server that refuses every batch is not asked again for a while.
+_REFUSED_FOR = 60.0
+_DUPLICATE = 10201
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to be stored once under its id."""
+
+    subject: str
+    data: bytes
+    message_id: str
+    headers: Mapping[str, str]
+
+
+Outcome = Unavailable | ServiceError | None
+
+
+async def publish_all(bus: Bus, stream: str, messages: Sequence[Outgoing], timeout: float = 5.0) -> list[Outcome]:
+    """Store the messages durably; for each, in their order, None or why it is not known to be stored: Unavailable, or
+    ServiceError where it is too large. `timeout` in seconds."""
+    deadline = monotonic() + timeout
+    if await _as_batch(bus, stream, messages, min(timeout, PUBLISH_TRY)):
+        return [None] * len(messages)
+
+    async def alone(message: Outgoing) -> Outcome:
+        try:
+            await bus.publish(
+                message.subject,
+                message.data,
+                stream=stream,
+                message_id=message.message_id,
+                headers=message.headers,
+                timeout=max(deadline - monotonic(), 0.0),
+            )
+        except (Unavailable, ServiceError) as error:
+            return error
+        return None
+
+    return list(await asyncio.gather(*(alone(message) for message in messages)))
+
+
+async def _as_batch(bus: Bus, stream: str, messages: Sequence[Outgoing], timeout: float) -> bool:
+    """Whether the server stored all of them as one batch. When the answer is lost they may be stored all the same."""
+    size = sum(len(message.data) for message in messages)
+    ids = {message.message_id for message in messages}
+    fit = size <= _MOST_BYTES and all(bus.fits(message.data) for message in messages)
+    if len(messages) < _WORTH_IT or len(ids) < len(messages) or not fit or not bus.client.is_connected:
+        return False
+    if monotonic() < bus.no_batches_until.get(stream, 0.0):
+        return False
+    batch = uuid4().hex
+    try:
+        for place, message in enumerate(messages[:-1], 1):
+            await bus.client.publish(message.subject, message.data, headers=_headers(stream, message, batch, place))
+        last = messages[-1]
+        headers = _headers(stream, last, batch, len(messages)) | {_BATCH_COMMIT: "1"}
+        answer: dict[str, Any] = orjson.loads(
+            (await bus.client.request(last.subject, last.data, timeout=timeout, headers=headers)).data or b"{}"
+        )
+    except (NatsError, OSError, orjson.JSONDecodeError) as fault:
+        log.info("batch_not_confirmed", stream=stream, size=len(messages), error=type(fault).__name__)
+        return False
+    if answer.get("count") == len(messages):
+        return True
+    error: dict[str, Any] = answer.get("error") or {}
+    if error.get("err_code") != _DUPLICATE:
+        log.warning("batch_refused", stream=stream, size=len(messages), reason=error.get("description"))
+        bus.no_batches_until[stream] = monotonic() + _REFUSED_FOR
+    return False
+
+
+def _headers(stream: str, message: Outgoing, batch: str, place: int) -> dict[str, str]:
+    return {
+        **message.headers,
+        MESSAGE_ID: message.message_id,
+        EXPECTED_STREAM: stream,
+        _BATCH_ID: batch,
+        _BATCH_SEQUENCE: str(place),
+    }

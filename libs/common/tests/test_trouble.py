@@ -147,7 +147,7 @@ async def test_relay_whose_stream_is_away_says_so_once(bus, pool, nats_server):
         await writer.execute(
             "CREATE TABLE sample.outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, event_id uuid NOT NULL,"
             " type text NOT NULL, subject text NOT NULL, data bytea NOT NULL, traceparent text NOT NULL,"
-            " at timestamptz NOT NULL DEFAULT now(), claimed_until timestamptz NOT NULL DEFAULT '-infinity')"
+            " at timestamptz NOT NULL DEFAULT now())"
         )
         await writer.execute(
             "INSERT INTO sample.outbox (event_id, type, subject, data, traceparent)"

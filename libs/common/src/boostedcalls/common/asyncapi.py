@@ -17,7 +17,7 @@ from pydantic.json_schema import models_json_schema
 
 from boostedcalls.common import events, messages
 from boostedcalls.common.errors import CODES
-from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK
+from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK, INGEST_WEBHOOKS
 
 FILE = Path("docs/asyncapi.json")
 
@@ -93,7 +93,7 @@ def build() -> Json:
         "channels": {},
         "operations": {},
         "components": {
-            "messages": {**carried, "Webhook": raw, "WebhookAnswer": raw},
+            "messages": {**carried, "Webhook": raw, "WebhookAnswer": raw, "Webhooks": raw, "WebhookAnswers": raw},
             "schemas": {**schemas["$defs"], "Problem": _PROBLEM},
         },
     }
@@ -101,6 +101,7 @@ def build() -> Json:
         own = f"Errors of its own: {', '.join(rpc.errors) or 'none'}."
         _add_exchange(document, rpc.subject, names[request], names[answer], own)
     _add_exchange(document, INGEST_WEBHOOK, "Webhook", "WebhookAnswer", "The provider's bytes, and those to answer.")
+    _add_exchange(document, INGEST_WEBHOOKS, "Webhooks", "WebhookAnswers", "Several at once: docs/messaging.md.")
     for kind, use in zip(events.ALL, data, strict=True):
         _add_event(document, kind, names[use])
     return document

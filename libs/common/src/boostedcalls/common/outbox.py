@@ -1,8 +1,8 @@
 """The transactional outbox: an event is written with the change it tells of, and published afterwards.
 
-The table is `<schema>.outbox` in the schema of the service that uses it (columns: docs/messaging.md). Several replicas
-may relay at once; a row is claimed for 15 s and deleted once the stream has confirmed it. A crash in between means that
-it is published again under the same message id, and stored once.
+The table is `<schema>.outbox` in the schema of the service that uses it (columns: docs/messaging.md), the stream is
+CALL_EVENTS. Several replicas may relay at once; a row is locked while it is published and deleted once the stream has
+confirmed it. A crash in between means that it is published again under the same message id, and stored once.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ from dataclasses import dataclass
 import asyncpg
 from prometheus_client import Counter
 
-from boostedcalls.common.bus import Bus
+from boostedcalls.common.bus import Bus, Outgoing, publish_all
+from boostedcalls.common.bus.streams import CALL_EVENTS
 from boostedcalls.common.context import new_id
 from boostedcalls.common.db import Connection, Pool, transaction
 from boostedcalls.common.errors import Unavailable
-from boostedcalls.common.events import ALL, EventData, EventType
+from boostedcalls.common.events import ALL, EventData, EventType, cloud_event
 from boostedcalls.common.trouble import Trouble
 
 PUBLISHED = Counter("boostedcalls_outbox_published_total", "Events published from the outbox", ["schema"])
 
 _BATCH = 200
+# A connection of the pool is held meanwhile.
+_PUBLISH_SECONDS = 5.0
+_STREAM = CALL_EVENTS
 _POLL = 1.0
 _TYPES = {kind.type: kind for kind in ALL}
 
@@ -83,40 +87,26 @@ class Relay:
                     await asyncio.wait_for(self._wake.wait(), _POLL)
 
     async def relay_once(self) -> int:
-        """Publish up to 200 events, oldest first; return how many were claimed. Raises Unavailable."""
+        """Publish up to 200 events, oldest first; return how many were taken. Raises Unavailable."""
+        # The rows stay locked until their events are stored: a process that dies leaves them to the others at once.
         async with transaction(self._pool) as connection:
             rows = await connection.fetch(
-                f"UPDATE {self._schema}.outbox SET claimed_until = now() + interval '15 seconds' WHERE id IN"  # noqa: S608
-                f" (SELECT id FROM {self._schema}.outbox WHERE claimed_until < now() ORDER BY id LIMIT {_BATCH}"
-                " FOR UPDATE SKIP LOCKED) RETURNING id, event_id, type, subject, data, traceparent, at"
+                f"SELECT * FROM {self._schema}.outbox ORDER BY id LIMIT {_BATCH} FOR UPDATE SKIP LOCKED"  # noqa: S608
             )
-        if not rows:
-            return 0
-        rows.sort(key=lambda row: row["id"])
-        results = await asyncio.gather(*(self._publish(row) for row in rows), return_exceptions=True)
-        outcomes = [(row["id"], result) for row, result in zip(rows, results, strict=True)]
-        done = [row_id for row_id, result in outcomes if not isinstance(result, BaseException)]
-        failed = [(row_id, result) for row_id, result in outcomes if isinstance(result, BaseException)]
-        async with transaction(self._pool) as connection:
-            if done:
-                await connection.execute(f"DELETE FROM {self._schema}.outbox WHERE id = ANY($1)", done)  # noqa: S608
-            if failed:
-                await connection.execute(
-                    f"UPDATE {self._schema}.outbox SET claimed_until = now() WHERE id = ANY($1)",  # noqa: S608
-                    [row_id for row_id, _ in failed],
-                )
+            if not rows:
+                return 0
+            outcomes = await publish_all(self._bus, _STREAM, [self._outgoing(row) for row in rows], _PUBLISH_SECONDS)
+            done = [row["id"] for row, failure in zip(rows, outcomes, strict=True) if failure is None]
+            await connection.execute(f"DELETE FROM {self._schema}.outbox WHERE id = ANY($1)", done)  # noqa: S608
         PUBLISHED.labels(self._schema).inc(len(done))
-        if failed:
-            raise Unavailable(f"{len(failed)} events not published: {failed[0][1]}")
+        if len(done) < len(rows):
+            reason = next(failure for failure in outcomes if failure is not None)
+            raise Unavailable(f"{len(rows) - len(done)} events not published: {reason}")
         return len(rows)
 
-    async def _publish(self, row: asyncpg.Record) -> None:
-        await self._bus.publish_event(
-            _TYPES[row["type"]],
-            row["subject"],
-            row["data"],
-            event_id=str(row["event_id"]),
-            source=f"/{self._schema}",
-            at=row["at"],
-            traceparent=row["traceparent"],
+    def _outgoing(self, row: asyncpg.Record) -> Outgoing:
+        event_id, subject = str(row["event_id"]), row["subject"]
+        kind, source = _TYPES[row["type"]], f"/{self._schema}"
+        return Outgoing(
+            subject, row["data"], event_id, cloud_event(kind, event_id, source, subject, row["at"], row["traceparent"])
         )

@@ -25,7 +25,7 @@ _LONGEST_NAME = 100
 
 def as_object(value: Any) -> Json:
     """The value where it is a JSON object, else an empty one."""
-    return cast("Json", value) if isinstance(value, Mapping) else {}
+    return cast("Json", value) if isinstance(value, dict) else {}
 
 
 def message_in(envelope: Any) -> Json:

@@ -43,7 +43,7 @@ _MAX_COST = 1_000_000
 
 
 def _object(value: Any) -> Json:
-    return cast("Json", value) if isinstance(value, Mapping) else {}
+    return cast("Json", value) if isinstance(value, dict) else {}
 
 
 def _text(*values: Any) -> str | None:
@@ -114,7 +114,7 @@ def snapshot(call: Json, asked_at: datetime) -> Fact:
     values = _values(call, call)
     if call.get("status") == _ENDED:
         # The provider shows an ended call before it has worked out analysis and cost: those make it complete.
-        worked_out = isinstance(call.get("analysis"), Mapping) and "cost" in values
+        worked_out = isinstance(call.get("analysis"), dict) and "cost" in values
         complete = worked_out and _text(call.get("endedReason")) is not None
         return _ended(Source.SNAPSHOT, at, call, call, values, final=complete)
     word = call.get("status")

@@ -188,8 +188,13 @@ def fold(state: CallState, facts: Iterable[Fact]) -> CallState:
         for name, value in fact.values.items():
             offer(name, [authority, _milliseconds(fact.at), _weight(value), _digest(value)], {name: value})
 
-    joined = replace(state, **won, final=final, keys=keys)
-    return replace(joined, outcome=_outcome(joined.ended_reason, joined.analysed_outcome))
+    outcome = _outcome(won.get("ended_reason", state.ended_reason), won.get("analysed_outcome", state.analysed_outcome))
+    return replace(state, **won, final=final, keys=keys, outcome=outcome)
+
+
+def visibly_changed(old: CallState, new: CallState) -> bool:
+    """Whether the two differ in anything but what their values won with."""
+    return any(getattr(old, name) != getattr(new, name) for name in JOINED if name != "keys")
 
 
 @dataclass(frozen=True, slots=True)

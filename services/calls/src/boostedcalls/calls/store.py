@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -17,7 +17,7 @@ from uuid import UUID
 
 from boostedcalls.calls import schedule
 from boostedcalls.calls.settings import CallsSettings
-from boostedcalls.calls.state import ACTIVE, JOINED, TERMINAL, CallState, Entry, Fact, entry, fold
+from boostedcalls.calls.state import ACTIVE, JOINED, TERMINAL, CallState, Entry, Fact, entry, fold, visibly_changed
 from boostedcalls.common import outbox, subjects
 from boostedcalls.common.db import Connection, json_text
 from boostedcalls.common.events import CALL_CREATED, CALL_STATUS_CHANGED, CALL_UPDATED, CallEvent
@@ -151,10 +151,7 @@ async def write(
         if new == old and all(change.row[name] == value for name, value in extra.items()):
             results.append(change.row)
             continue
-        visible = (
-            replace(new, keys={}) != replace(old, keys={})
-            or extra["provider_call_id"] != change.row["provider_call_id"]
-        )
+        visible = visibly_changed(old, new) or extra["provider_call_id"] != change.row["provider_call_id"]
         row = {
             **change.row,
             **{name: getattr(new, name) for name in JOINED},

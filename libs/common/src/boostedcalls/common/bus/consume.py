@@ -22,12 +22,12 @@ from datetime import datetime
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 from prometheus_client import Counter, Gauge
 
 from boostedcalls.common import subjects
 from boostedcalls.common.bus.connection import Bus
+from boostedcalls.common.bus.pull import Puller
 from boostedcalls.common.bus.streams import DLQ, Consumer, ensure_consumer, ensure_streams
 from boostedcalls.common.errors import Poison, ServiceError, Unavailable
 from boostedcalls.common.logs import get_logger
@@ -64,7 +64,7 @@ TROUBLES = Counter("boostedcalls_consumer_troubles_total", "Attempts to fetch fr
 PAUSED = Gauge("boostedcalls_fetching_paused", "1 while nothing is fetched because the database is away", ["stream"])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delivery:
     """A message from a stream, as its handler sees it."""
 
@@ -82,17 +82,18 @@ Ready = Callable[[], Awaitable[bool]]
 
 async def consume(bus: Bus, consumer: Consumer, handler: Handler, ready: Ready) -> None:
     """Run until the process stops: fetch, handle, settle. Meant as a side task; survives NATS and the database."""
-    subscription: JetStreamContext.PullSubscription | None = None
+    puller: Puller | None = None
     idle = 0
     trouble = Trouble("consumer_trouble", "consumer_trouble_over", stream=consumer.stream)
     pause = _Pause(bus, consumer.stream, ready)
     while not bus.runtime.stopping.is_set():
         try:
-            if subscription is None:
+            if puller is None:
                 await ensure_streams(bus, consumer.stream, DLQ)
                 await ensure_consumer(bus, consumer)
-                subscription = await bus.jetstream.pull_subscribe_bind(durable=consumer.durable, stream=consumer.stream)
-            messages = await _fetch(subscription, consumer.batch)
+                puller = Puller(bus, consumer)
+                await puller.open()
+            messages = await puller.fetch(consumer.batch, _FETCH_SECONDS)
             idle = 0 if messages else idle + 1
             if idle >= _IDLE_CHECK:
                 # A deleted consumer looks like silence.
@@ -101,7 +102,9 @@ async def consume(bus: Bus, consumer: Consumer, handler: Handler, ready: Ready) 
         except (NatsError, APIError, NotFoundError, OSError, TimeoutError) as error:
             TROUBLES.labels(consumer.stream).inc()
             trouble.seen(f"{type(error).__name__}: {error}")
-            subscription = await _forget(subscription)
+            if puller is not None:
+                await puller.close()
+                puller = None
             await asyncio.sleep(0.5)
             continue
         trouble.over()
@@ -109,27 +112,8 @@ async def consume(bus: Bus, consumer: Consumer, handler: Handler, ready: Ready) 
             await pause.take(missing)
         elif messages:
             pause.reset()
-    await _forget(subscription)
-
-
-async def _forget(subscription: JetStreamContext.PullSubscription | None) -> None:
-    if subscription is not None:
-        with contextlib.suppress(Exception):
-            await subscription.unsubscribe()
-
-
-async def _fetch(subscription: JetStreamContext.PullSubscription, batch: int) -> list[Msg]:
-    """Up to `batch` messages, without waiting for more than there are (nats-py waits its whole timeout for a full
-    batch, so the first is fetched alone and says how many are behind it)."""
-    try:
-        messages = await subscription.fetch(1, timeout=_FETCH_SECONDS)
-    except TimeoutError:
-        return []
-    waiting = min(messages[0].metadata.num_pending, batch - 1)
-    if waiting > 0:
-        with contextlib.suppress(TimeoutError):
-            messages += await subscription.fetch(waiting, timeout=0.1)
-    return messages
+    if puller is not None:
+        await puller.close()
 
 
 class _Pause:
@@ -168,7 +152,7 @@ def _delivery(message: Msg) -> Delivery:
     return Delivery(
         message.subject,
         message.data,
-        dict(message.headers or {}),
+        message.headers or {},
         meta.sequence.stream,
         meta.num_delivered,
         meta.timestamp,
@@ -192,8 +176,12 @@ async def _settle(bus: Bus, consumer: Consumer, messages: list[Msg], handler: Ha
             return next((missing for missing in results if missing), None)
         await _settle_failure(bus, consumer, messages[0], deliveries[0], error)
     else:
-        for message in messages:
-            await _tell(message.ack(), consumer, "ack")
+        CONSUMED.labels(f"{consumer.stream}/{consumer.durable}", "ack").inc(len(messages))
+        try:
+            for message in messages:
+                await message.ack()
+        except (NatsError, OSError) as error:
+            _not_settled("ack", error)
     return None
 
 
@@ -247,5 +235,9 @@ async def _tell(verdict: Awaitable[None], consumer: Consumer, result: str) -> No
     try:
         await verdict
     except (NatsError, OSError) as error:
-        # Not told means delivered again: the handler's work can be repeated.
-        log.warning("not_settled", result=result, error=type(error).__name__)
+        _not_settled(result, error)
+
+
+def _not_settled(result: str, error: Exception) -> None:
+    # Not told means delivered again: the handler's work can be repeated.
+    log.warning("not_settled", result=result, error=type(error).__name__)

@@ -1,0 +1,2 @@
+-- A relay holds a row by its lock, no longer by a time.
+ALTER TABLE contacts.outbox DROP COLUMN claimed_until;

@@ -5,7 +5,7 @@ DEVKIT := $(PYTHON) -m boostedcalls.devkit
 RUN_HOME := $(or $(BOOSTEDCALLS_HOME),.run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fmt migrate user sync-stale dead-letters audit chaos chaos-awaits up down logs
+.PHONY: help setup run test check fmt migrate user sync-stale dead-letters audit chaos chaos-awaits bench bench-quick up down logs
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,14 @@ chaos: setup ## Kill everything at random under load, then check the books: CHAO
 
 chaos-awaits: setup ## Kill the process at every await of the paths that matter, then check the books
 	@exec $(PYTHON) -m chaos.every_await
+
+bench: setup ## Measure everything beside its peers, into docs/benchmarks.md (40 minutes); ARGS="--only ingest,reads"
+	@scripts/bench-tools
+	@exec $(PYTHON) -m bench $(ARGS)
+
+bench-quick: setup ## The same in under five minutes, printed only
+	@scripts/bench-tools
+	@exec $(PYTHON) -m bench --quick $(ARGS)
 
 up: ## Start everything in containers (docker compose)
 	docker compose up --build --detach

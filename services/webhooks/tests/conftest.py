@@ -10,8 +10,9 @@ import pytest_asyncio
 
 from boostedcalls.common.bus import Bus, NatsSettings, connect
 from boostedcalls.common.context import Caller, caller
+from boostedcalls.common.errors import ServiceError
 from boostedcalls.common.events import ProviderEvent
-from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK
+from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK, INGEST_WEBHOOKS, Webhook, pack, unpack_answers
 from boostedcalls.common.runtime import Runtime, RuntimeSettings
 from boostedcalls.webhooks.__main__ import start
 
@@ -25,6 +26,9 @@ class Webhooks:
     async def send(self, body: Any, who: Caller | None = None) -> bytes:
         raw = body if isinstance(body, bytes) else orjson.dumps(body)
         return await self.bus.request(INGEST_WEBHOOK, raw, who or caller())
+
+    async def send_many(self, webhooks: list[Webhook]) -> list[bytes | ServiceError]:
+        return unpack_answers(await self.bus.request(INGEST_WEBHOOKS, pack(webhooks), caller()))
 
     async def count(self, stream: str) -> int:
         return (await self.bus.jetstream.stream_info(stream)).state.messages

@@ -8,6 +8,7 @@ import pytest
 
 from boostedcalls.common.context import caller, new_id
 from boostedcalls.common.errors import ServiceError
+from boostedcalls.common.messages.webhooks import INGEST_WEBHOOKS, Webhook
 from boostedcalls.webhooks.vapi import DOCUMENTED
 
 
@@ -60,6 +61,41 @@ async def test_the_same_bytes_again_are_stored_once(webhooks):
     for _ in range(3):
         assert await webhooks.send(body) == b'{"ok":true}'
     assert await webhooks.count("PROVIDER_EVENTS") == before + 1
+
+
+async def test_webhooks_that_come_together_are_each_stored_and_answered_for_themselves(webhooks):
+    calls = [str(new_id()) for _ in range(40)]
+    tools = {"message": {"type": "tool-calls", "call": {"id": calls[0]}, "toolCallList": [{"id": "c1", "name": "n"}]}}
+    senders = [replace(caller(), received_at=datetime.now(UTC)) for _ in range(42)]
+    bodies = [orjson.dumps(tools), b"no message", *(orjson.dumps(update(call_id)) for call_id in calls)]
+    answers = await webhooks.send_many([Webhook(*pair) for pair in zip(senders, bodies, strict=True)])
+    assert orjson.loads(answers[0])["results"][0]["toolCallId"] == "c1"
+    assert answers[1:] == [b'{"ok":true}'] * 41
+    for sender, call_id in zip(senders[2:], calls, strict=True):
+        message = await webhooks.last("PROVIDER_EVENTS", f"bc.evt.provider.status-update.{call_id}")
+        assert message.headers["traceparent"] == sender.traceparent
+        event = await webhooks.event(f"bc.evt.provider.status-update.{call_id}")
+        assert (event.provider_call_id, event.received_at) == (call_id, sender.received_at)
+    kept = await webhooks.last("DLQ", f"bc.dlq.webhook.{hashlib.sha256(b'no message').hexdigest()[:32]}")
+    assert kept.headers["Bc-Reason"] == "not JSON"
+
+
+async def test_of_webhooks_that_come_together_the_one_that_cannot_be_stored_is_told_apart(webhooks):
+    bodies = [orjson.dumps(update(new_id())), orjson.dumps(update(new_id(), text="x" * 5000)), b"no message"]
+    await limit_message_size(webhooks, 3000)
+    try:
+        answers = await webhooks.send_many([Webhook(caller(), body) for body in bodies])
+    finally:
+        await limit_message_size(webhooks, -1)
+    assert answers[0] == answers[2] == b'{"ok":true}'
+    assert (answers[1].status, answers[1].code) == (503, "unavailable")
+
+
+async def test_request_for_several_webhooks_that_does_not_add_up_is_refused(webhooks):
+    for data in (b"", b"[]x", b'[[5,"r","t",null]]\nbody'):
+        with pytest.raises(ServiceError) as caught:
+            await webhooks.bus.request(INGEST_WEBHOOKS, data, caller())
+        assert caught.value.code == "internal_error"
 
 
 async def test_secrets_and_capability_urls_do_not_reach_the_stream(webhooks):

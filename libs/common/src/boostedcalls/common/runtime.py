@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -83,9 +84,18 @@ async def _serve(main: Main, runtime: Runtime) -> None:
         loop.add_signal_handler(number, runtime.stop)
     async with AsyncExitStack() as stack:
         await main(stack, runtime)
+        _settle_memory()
         log.info("ready")
         await runtime.stopping.wait()
         log.info("stopping")
+
+
+def _settle_memory() -> None:
+    """What was made to start lives as long as the process: the collector need not look through it again and again, nor
+    as often as it does by default, where every 2,000 new objects (a few requests) are a reason."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def run(main: Main, name: str, *, quiet: bool = False) -> None:

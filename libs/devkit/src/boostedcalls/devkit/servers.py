@@ -109,8 +109,11 @@ def nats_child(name: str, config: Path, folder: Path, lock: int, log: Path, env:
 
 
 @asynccontextmanager
-async def nats_server(folder: Path, *, password: str | None = None, log: Path | None = None) -> AsyncGenerator[Server]:
-    """A nats-server with JetStream on disk below `folder`, configured by deploy/nats.conf. Data is kept.
+async def nats_server(
+    folder: Path, *, password: str | None = None, log: Path | None = None, config: Path = NATS_CONFIG
+) -> AsyncGenerator[Server]:
+    """A nats-server with JetStream on disk below `folder`, configured by deploy/nats.conf or by another file that asks
+    for the same variables. Data is kept.
 
     Raises DevkitError when it cannot start or another instance uses the folder.
     """
@@ -127,7 +130,7 @@ async def nats_server(folder: Path, *, password: str | None = None, log: Path | 
                 "NATS_USER": user,
                 "NATS_SERVER_PASSWORD": f'"{password}"',
             }
-            child = nats_child("nats", NATS_CONFIG, folder, lock, log or folder / "nats.log", env)
+            child = nats_child("nats", config, folder, lock, log or folder / "nats.log", env)
             url = f"nats://{user}:{quote(password, safe='')}@{HOST}:{port}"
             async with _started(Server(child, port, url, ready)) as server:
                 yield server

@@ -21,7 +21,7 @@ from boostedcalls.devkit.child import Child, LineSink, until_ready
 from boostedcalls.devkit.errors import DevkitError
 from boostedcalls.devkit.folder import private_folder
 from boostedcalls.devkit.net import HOST, http_status, reserved_port
-from boostedcalls.devkit.servers import Server, nats_server, postgres_server
+from boostedcalls.devkit.servers import NATS_CONFIG, Server, nats_server, postgres_server
 from boostedcalls.devkit.supervise import Supervised
 
 SERVERS = ("nats", "postgres")
@@ -56,6 +56,7 @@ class Stack:
     port         of the first gateway (a free one)
     restart      start again what dies
     durable      False: Postgres without fsync
+    nats_config  of the NATS server (deploy/nats.conf)
     sinks, say   where the lines of the processes and of the stack itself go (nowhere: log files only)
     """
 
@@ -71,6 +72,7 @@ class Stack:
         restart: bool = True,
         durable: bool = True,
         nats_password: str | None = None,
+        nats_config: Path = NATS_CONFIG,
         sinks: Sinks | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
@@ -82,6 +84,7 @@ class Stack:
         self._simulator_port = 0
         self._given = dict(env or {})
         self._restart, self._durable, self._nats_password = restart, durable, nats_password
+        self._nats_config = nats_config
         self._sinks = sinks
         self._say: Callable[[str], None] = say or _silent
         self._members: dict[tuple[str, int], Supervised] = {}
@@ -195,7 +198,7 @@ class Stack:
     async def _start_server(self, name: str) -> None:
         folder, log = self.home / name, self._fresh_log(name, 0)
         if name == "nats":
-            opened = nats_server(folder, password=self._nats_password, log=log)
+            opened = nats_server(folder, password=self._nats_password, log=log, config=self._nats_config)
         else:
             opened = postgres_server(folder, durable=self._durable, log=log)
         server = await self._exit.enter_async_context(opened)

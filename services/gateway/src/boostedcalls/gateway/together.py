@@ -22,8 +22,8 @@ from boostedcalls.common.messages.webhooks import (
     unpack_answers,
 )
 
-# Two, so that the service works on one while the next is on its way.
-_UNDER_WAY = 2
+# Requests at once: with more of them each carries less, and all of them cost more.
+_UNDER_WAY = 1
 _MOST = 64
 _MOST_BYTES = 512 * 1024
 

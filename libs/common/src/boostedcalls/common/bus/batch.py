@@ -29,7 +29,7 @@ _BATCH_ID = "Nats-Batch-Id"
 _BATCH_SEQUENCE = "Nats-Batch-Sequence"
 _BATCH_COMMIT = "Nats-Batch-Commit"
 # The server puts a batch aside in files of its own first, which costs as much as storing this many messages singly.
-_WORTH_IT = 8
+_WORTH_IT = 24
 # The server's own limit is 1,000 messages a batch; of memory, a batch takes this much at most.
 _MOST_BYTES = 4 * 1024 * 1024
 # A server that refuses every batch is not asked again for a while.

@@ -40,6 +40,9 @@ MAX_DELIVERIES = 10
 # A fetch under way does not survive a reconnect, so it must be short.
 _FETCH_SECONDS = 2.0
 _IDLE_CHECK = 15
+# Where many come at once, and are all taken, a moment's wait makes the next batch larger and each message cheaper.
+_MANY = 8
+_GATHERING = 0.01
 # Between looks whether what a handler needs is back; and, growing up to the second, where it is back each time and the
 # handler fails again (a full disk can be read): every try counts as a delivery.
 _LOOK_SECONDS = 0.5
@@ -112,6 +115,8 @@ async def consume(bus: Bus, consumer: Consumer, handler: Handler, ready: Ready) 
             await pause.take(missing)
         elif messages:
             pause.reset()
+        if _MANY <= len(messages) < consumer.batch:
+            await asyncio.sleep(_GATHERING)
     if puller is not None:
         await puller.close()
 

@@ -1,0 +1,1 @@
+"""Measurements of BoostedCalls beside its peers: `python -m bench`. Proof, not product."""

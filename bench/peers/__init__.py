@@ -1,0 +1,1 @@
+"""What BoostedCalls is measured beside: small systems of our own making, each as well tuned as its name allows."""

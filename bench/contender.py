@@ -76,6 +76,9 @@ async def start_ours(
     """BoostedCalls with everything it needs. `data` is loaded the first time that the folder is used with it."""
     parts = (*PARTS, "simulator") if simulator else PARTS
     settings = {"ACCESS_TOKEN_MINUTES": "60", **(env or {})}
+    if nats_sync == "default":
+        # As .env.example says.
+        settings["NATS_ATOMIC_BATCHES"] = "false"
     if not simulator:
         # Nothing is placed; and should anything be, it must not leave this machine.
         settings = {"VAPI_BASE_URL": "http://127.0.0.1:9", "VAPI_API_KEY": "none", **settings}

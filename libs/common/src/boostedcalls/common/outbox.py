@@ -33,7 +33,7 @@ _POLL = 1.0
 _TYPES = {kind.type: kind for kind in ALL}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pending:
     """An event to be: its kind, subject and data."""
 

@@ -45,6 +45,5 @@ async def join_batch(connection: Connection, deps: Deps, deliveries: Sequence[De
     """`apply_batch` in the caller's transaction; the tally is to be counted once that is committed."""
     arrivals = [_arrival(delivery) for delivery in deliveries]
     traceparent = caller(traceparent=deliveries[-1].headers.get("traceparent")).traceparent
-    tally = await matching.apply(connection, arrivals, deps.settings, deps.secret, traceparent)
     await connection.execute(_SETTLED, [delivery.sequence for delivery in deliveries])
-    return tally
+    return await matching.apply(connection, arrivals, deps.settings, deps.secret, traceparent)

@@ -128,16 +128,17 @@ JOINED = tuple(CallState.__dataclass_fields__)
 """The names of the joined columns, in the order in which they are written."""
 
 
-def _digest(value: Any) -> str:
-    encoded = orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS)
+def _encoded(value: Any) -> bytes:
+    return orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS)
+
+
+def _digest(encoded: bytes) -> str:
     return hashlib.sha256(encoded).hexdigest()[:16]
 
 
-def _weight(value: Any) -> int:
+def _weight(value: Any, encoded: bytes) -> int:
     """How much a value says: a number by its size, anything else by its length."""
-    if isinstance(value, int | Decimal):
-        return int(value * 1_000_000)
-    return len(orjson.dumps(value, default=str))
+    return int(value * 1_000_000) if isinstance(value, int | Decimal) else len(encoded)
 
 
 def _milliseconds(moment: datetime) -> int:
@@ -176,7 +177,7 @@ def fold(state: CallState, facts: Iterable[Fact]) -> CallState:
             won.update(values)
 
     for fact in facts:
-        authority = _AUTHORITY[fact.source]
+        authority, at = _AUTHORITY[fact.source], _milliseconds(fact.at)
         final = final or fact.final
         if fact.status is not None:
             verdict = {"status": fact.status, "error_code": fact.error_code, "error_message": fact.error_message}
@@ -186,7 +187,8 @@ def fold(state: CallState, facts: Iterable[Fact]) -> CallState:
             key: Key = [authority, _ORDER[status_of(fact.reason)], fact.reason]
             offer("ended_reason", key, {"ended_reason": fact.reason})
         for name, value in fact.values.items():
-            offer(name, [authority, _milliseconds(fact.at), _weight(value), _digest(value)], {name: value})
+            encoded = _encoded(value)
+            offer(name, [authority, at, _weight(value, encoded), _digest(encoded)], {name: value})
 
     outcome = _outcome(won.get("ended_reason", state.ended_reason), won.get("analysed_outcome", state.analysed_outcome))
     return replace(state, **won, final=final, keys=keys, outcome=outcome)
@@ -236,5 +238,5 @@ def entry(call_id: UUID, fact: Fact) -> Entry:
 def timeline_entry(
     call_id: UUID, kind: str, source: str, at: datetime, status: str | None, detail: dict[str, Any] | None
 ) -> Entry:
-    content = _digest([kind, source, at.astimezone(UTC), status, detail])
+    content = _digest(_encoded([kind, source, at.astimezone(UTC), status, detail]))
     return Entry(uuid5(NAMESPACE_URL, f"{call_id}/{content}"), at, kind, source, status, detail)

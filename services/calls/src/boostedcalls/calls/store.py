@@ -175,8 +175,9 @@ async def write(
         ]
         await connection.execute(_UPDATE, [row["id"] for row in written], *columns)
     await _write_timeline(connection, changes)
-    await rollup.write(connection)
     await outbox.enqueue(connection, SCHEMA, events)
+    # Last: all of a user's changes meet in these few rows, and wait for each other's commit.
+    await rollup.write(connection)
     return results
 
 
@@ -271,8 +272,9 @@ class _Rollup:
             self._daily[row["user_id"], row["created_at"].astimezone(UTC).date()] += sign
 
     def move(self, old: Row, new: Row) -> None:
-        self.add(old, -1)
-        self.add(new, 1)
+        if old["status"] != new["status"] or old["cost"] != new["cost"]:
+            self.add(old, -1)
+            self.add(new, 1)
 
     async def write(self, connection: Connection) -> None:
         totals = sorted((key, delta) for key, delta in self._totals.items() if delta[0] or delta[1])

@@ -24,7 +24,7 @@ from boostedcalls.common.messages.webhooks import (
 
 # Requests at once: with more of them each carries less, and all of them cost more.
 _UNDER_WAY = 1
-_MOST = 64
+_MOST = 256
 _MOST_BYTES = 512 * 1024
 
 
@@ -66,7 +66,7 @@ class Together:
                     waiting.answer.set_result(answer)
 
     def _next(self) -> list[_Waiting]:
-        """What goes next, in the order of its coming: at most 64, and of 512 KiB together unless it is one."""
+        """What goes next, in the order of its coming: at most 256, and of 512 KiB together unless it is one."""
         found: list[_Waiting] = []
         size = 0
         while self._waiting and len(found) < _MOST:

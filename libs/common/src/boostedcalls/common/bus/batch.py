@@ -1,8 +1,10 @@
-"""Publishing many messages to a stream at once: as one batch with one PubAck, else one by one.
+"""Publishing many messages to a stream at once: as one batch with one PubAck, or in a row with a PubAck each.
 
-JetStream's atomic batches (ADR-50) sync the disk once a batch and answer once, where single messages do both each time:
-docs/benchmarks.md has the figures. A batch is refused as a whole when one of its messages was stored before, and where
-the server does not know batches; then each message goes by itself, under the same id, so that nothing is stored twice.
+JetStream's atomic batches (ADR-50) sync the disk once a batch, where single messages do it each time; where the server
+does not sync each write (its own default), messages in a row are cheaper. docs/benchmarks.md has the figures, and
+NATS_ATOMIC_BATCHES chooses. A batch is refused as a whole when one of its messages was stored before, and where the
+server does not know batches; then its messages go in a row. Whatever is not confirmed is sent again alone, under the
+same id, so that nothing is stored twice.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -10,6 +12,7 @@ the server does not know batches; then each message goes by itself, under the sa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -37,7 +40,7 @@ _REFUSED_FOR = 60.0
 _DUPLICATE = 10201
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outgoing:
     """A message to be stored once under its id."""
 
@@ -56,8 +59,11 @@ async def publish_all(bus: Bus, stream: str, messages: Sequence[Outgoing], timeo
     deadline = monotonic() + timeout
     if await _as_batch(bus, stream, messages, min(timeout, PUBLISH_TRY)):
         return [None] * len(messages)
+    confirmed = await _in_a_row(bus, stream, messages, min(timeout, PUBLISH_TRY))
 
-    async def alone(message: Outgoing) -> Outcome:
+    async def alone(place: int, message: Outgoing) -> Outcome:
+        if place in confirmed:
+            return None
         try:
             await bus.publish(
                 message.subject,
@@ -71,7 +77,28 @@ async def publish_all(bus: Bus, stream: str, messages: Sequence[Outgoing], timeo
             return error
         return None
 
-    return list(await asyncio.gather(*(alone(message) for message in messages)))
+    if len(confirmed) == len(messages):
+        return [None] * len(messages)
+    return list(await asyncio.gather(*(alone(place, message) for place, message in enumerate(messages))))
+
+
+async def _in_a_row(bus: Bus, stream: str, messages: Sequence[Outgoing], timeout: float) -> set[int]:
+    """The places of the messages that the server confirmed; the others may be stored all the same."""
+    fit = [place for place, message in enumerate(messages) if bus.fits(message.data)]
+    if len(fit) < 2 or not bus.client.is_connected:
+        return set()
+    try:
+        async with bus.acks.row(len(fit)) as (inbox, confirmed, done):
+            with contextlib.suppress(TimeoutError, NatsError, OSError):
+                async with asyncio.timeout(timeout):
+                    for place in fit:
+                        message = messages[place]
+                        headers = {**message.headers, MESSAGE_ID: message.message_id, EXPECTED_STREAM: stream}
+                        await bus.client.publish(message.subject, message.data, f"{inbox}.{place}", headers)
+                    await done
+            return confirmed
+    except (NatsError, OSError):
+        return set()
 
 
 async def _as_batch(bus: Bus, stream: str, messages: Sequence[Outgoing], timeout: float) -> bool:
@@ -79,7 +106,13 @@ async def _as_batch(bus: Bus, stream: str, messages: Sequence[Outgoing], timeout
     size = sum(len(message.data) for message in messages)
     ids = {message.message_id for message in messages}
     fit = size <= _MOST_BYTES and all(bus.fits(message.data) for message in messages)
-    if len(messages) < _WORTH_IT or len(ids) < len(messages) or not fit or not bus.client.is_connected:
+    if (
+        not bus.atomic_batches
+        or len(messages) < _WORTH_IT
+        or len(ids) < len(messages)
+        or not fit
+        or not bus.client.is_connected
+    ):
         return False
     if monotonic() < bus.no_batches_until.get(stream, 0.0):
         return False

@@ -27,6 +27,7 @@ from prometheus_client import Counter
 from pydantic import Field, SecretStr
 
 from boostedcalls.common import subjects
+from boostedcalls.common.bus.acks import Acks
 from boostedcalls.common.bus.letgo import let_go
 from boostedcalls.common.bus.streams import ensure_streams
 from boostedcalls.common.context import Caller
@@ -68,6 +69,7 @@ DISCONNECTS = Counter("boostedcalls_nats_disconnects_total", "How often the conn
 class NatsSettings(Settings):
     nats_url: SecretStr = SecretStr("nats://127.0.0.1:4222")
     nats_stream_replicas: int = Field(1, ge=1, le=5)
+    nats_atomic_batches: bool = True
 
 
 def _headers(who: Caller, timeout: float) -> dict[str, str]:
@@ -82,8 +84,10 @@ def _headers(who: Caller, timeout: float) -> dict[str, str]:
 class Bus:
     """Requests and publishes. `client` and `jetstream` are for this package alone."""
 
-    def __init__(self, client: Client, runtime: Runtime, replicas: int) -> None:
+    def __init__(self, client: Client, runtime: Runtime, replicas: int, *, atomic_batches: bool = True) -> None:
         self.client = client
+        self.acks = Acks(client)
+        self.atomic_batches = atomic_batches
         self.jetstream: JetStreamContext = client.jetstream(timeout=5)
         self.runtime = runtime
         self.replicas = replicas
@@ -310,7 +314,7 @@ async def connect(
         await close()
         raise Unavailable(f"NATS does not answer: {watcher.last_error or failure}") from failure
     stack.push_async_callback(close)
-    return Bus(client, runtime, settings.nats_stream_replicas)
+    return Bus(client, runtime, settings.nats_stream_replicas, atomic_batches=settings.nats_atomic_batches)
 
 
 __all__ = ["Bus", "NatsSettings", "ServiceError", "connect"]

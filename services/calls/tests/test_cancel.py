@@ -8,7 +8,7 @@ import pytest
 from boostedcalls.calls import dispatch, handlers, store
 from boostedcalls.common.context import caller
 from boostedcalls.common.errors import ServiceError
-from boostedcalls.common.messages.calls import CallId
+from boostedcalls.common.messages.calls import Call, CallId
 
 from .conftest import Make
 from .provider import Provider
@@ -24,7 +24,7 @@ async def test_a_call_cancelled_by_several_at_once_is_cancelled_for_each_of_them
     await dispatch.change(world.deps, caller(), row["id"], change)
     who, what = caller(user_id), CallId(call_id=row["id"])
     answers = await asyncio.gather(*(handlers.cancel_call(world.service, who, what) for _ in range(4)))
-    assert {answer.status for answer in answers} == {"cancelled"}
+    assert {Call.model_validate_json(answer).status for answer in answers} == {"cancelled"}
 
 
 async def test_a_cancel_without_a_way_to_hang_up_is_the_providers_refusal_and_no_timeout(

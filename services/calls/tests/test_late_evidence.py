@@ -15,7 +15,7 @@ from boostedcalls.calls.state import Fact, Source
 from boostedcalls.common.bus import Delivery
 from boostedcalls.common.context import caller, new_id
 from boostedcalls.common.events import ProviderEvent
-from boostedcalls.common.messages.calls import CallId, CallStatus
+from boostedcalls.common.messages.calls import Call, CallId, CallStatus
 
 from .conftest import Make, World
 from .facts import T0
@@ -180,7 +180,7 @@ async def test_a_sync_by_hand_finds_a_call_that_was_given_up_and_counts_it(
     await _send(world, call["id"])
     assert counted.moved == (3, 0)
     answer = await handlers.sync_call(world.service, caller(user_id), CallId(call_id=row["id"]))
-    assert answer.status == "completed"
+    assert Call.model_validate_json(answer).status == "completed"
     await _is_complete(world, row, call["id"])
     assert counted.moved == (3, 1)
 
@@ -192,7 +192,7 @@ async def test_a_sync_by_hand_of_a_call_that_is_really_not_there_changes_nothing
     row = await _not_placed(world, user_id)
     counted = Counted()
     answer = await handlers.sync_call(world.service, caller(user_id), CallId(call_id=row["id"]))
-    assert answer.error_code == "not_placed"
+    assert Call.model_validate_json(answer).error_code == "not_placed"
     assert await world.row(row["id"]) == row
     assert counted.moved == (0, 0)
 

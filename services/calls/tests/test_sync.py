@@ -17,7 +17,7 @@ from boostedcalls.common.bus.streams import JOBS, PROVIDER_EVENTS
 from boostedcalls.common.context import caller
 from boostedcalls.common.errors import Unavailable
 from boostedcalls.common.events import SyncJob
-from boostedcalls.common.messages.calls import CallId
+from boostedcalls.common.messages.calls import Call, CallId
 
 from .conftest import Make, World
 from .provider import Provider
@@ -40,6 +40,12 @@ async def full(world: World, stream: str) -> AsyncGenerator[None]:
         yield
     finally:
         await world.bus.jetstream.update_stream(config)
+
+
+async def _shown(world: World, user_id: UUID, row: store.Row) -> Call:
+    """The call as its user sees it."""
+    answer = await handlers.get_call(world.service, caller(user_id), CallId(call_id=row["id"]))
+    return Call.model_validate_json(answer)
 
 
 async def _due_in(world: World, row: store.Row) -> timedelta:
@@ -81,7 +87,7 @@ async def test_a_call_is_read_whatever_the_provider_writes_into_it(
     world = await make_world(vapi_base_url=provider.url)
     row = await _placed(world, provider, user_id)
     provider.raw["get"] = f'{{"id":"{row["provider_call_id"]}","status":"ringing","x":{odd}}}'.encode()
-    assert (await handlers.get_call(world.service, caller(user_id), CallId(call_id=row["id"]))).status == "ringing"
+    assert (await _shown(world, user_id, row)).status == "ringing"
 
 
 async def test_reading_a_call_that_nobody_looks_after_any_more_does_not_ask_the_provider(
@@ -94,7 +100,7 @@ async def test_reading_a_call_that_nobody_looks_after_any_more_does_not_ask_the_
         await sync.look(world.deps, world.bus, caller(), row["id"])
     assert (await world.row(row["id"]))["due_at"] is None
     before = provider.count("get")
-    assert (await handlers.get_call(world.service, caller(user_id), CallId(call_id=row["id"]))).status == "busy"
+    assert (await _shown(world, user_id, row)).status == "busy"
     assert provider.count("get") == before
 
 
@@ -123,7 +129,7 @@ async def test_reading_an_active_call_answers_with_what_is_stored_while_its_snap
     world = await make_world(vapi_base_url=provider.url)
     row = await _placed(world, provider, user_id, status="ringing")
     async with full(world, PROVIDER_EVENTS), asyncio.timeout(4.5):
-        found = await handlers.get_call(world.service, caller(user_id), CallId(call_id=row["id"]))
+        found = await _shown(world, user_id, row)
     assert found.status == "pending"
 
 

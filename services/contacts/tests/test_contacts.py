@@ -244,6 +244,7 @@ async def test_page_of_large_contacts_ends_early_and_goes_on_by_cursor(replicas,
     pages, cursor = 0, None
     while cursor is not None or not seen:
         page = await user.ask(LIST_CONTACTS, **({"cursor": cursor} if cursor else {}))
+        assert page.count == len(page.data)
         seen += page.data
         cursor = page.next_cursor
         pages += 1

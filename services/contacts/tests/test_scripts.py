@@ -113,6 +113,7 @@ async def test_list_is_oldest_first_and_paged_by_cursor(user):
     second = await user.ask(LIST_SCRIPTS, limit=2, cursor=first.next_cursor)
     assert (first.total, second.total, second.next_cursor) == (3, 3, None)
     assert first.data + second.data == made
+    assert (first.count, second.count) == (2, 1)
 
 
 async def test_more_scripts_than_one_read_takes_are_listed_whole(replicas, user):

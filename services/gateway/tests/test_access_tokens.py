@@ -3,11 +3,15 @@
 import base64
 import json
 from datetime import UTC, datetime, timedelta
+from time import time
 from uuid import uuid4
 
 import jwt
 import pytest
 import pytest_asyncio
+
+from boostedcalls.common.errors import ServiceError
+from boostedcalls.gateway import auth
 
 PATH = "/api/calls/pending-count/"
 SECRET = "the-secret-of-this-module-long-enough-for-every-algorithm-of-the-family"
@@ -101,6 +105,41 @@ async def test_missing_header_is_refused(gateway, client):
 
 async def test_token_in_the_query_is_not_looked_at(gateway, client):
     gateway.is_problem(await client.get(PATH, params={"token": signed()}), 401, "token_invalid")
+
+
+async def test_good_token_is_verified_once_and_refused_as_soon_as_it_has_expired(monkeypatch):
+    user_id = uuid4()
+    token = auth.issue_access(SECRET, user_id, timedelta(minutes=15))
+    before = auth._verified.cache_info()
+    assert [auth.read_access(SECRET, token) for _ in range(3)] == [user_id] * 3
+    after = auth._verified.cache_info()
+    assert (after.misses - before.misses, after.hits - before.hits) == (1, 2)
+    for seconds, good in [(15 * 60 - 1, True), (15 * 60 + 4, True), (15 * 60 + 6, False)]:
+        monkeypatch.setattr(auth, "time", lambda seconds=seconds: time() + seconds)
+        if good:
+            assert auth.read_access(SECRET, token) == user_id
+        else:
+            with pytest.raises(ServiceError, match="token_invalid") as caught:
+                auth.read_access(SECRET, token)
+            assert caught.value.detail == "The token has expired"
+
+
+async def test_remembered_token_is_good_for_its_own_secret_only():
+    token = auth.issue_access(SECRET, uuid4(), timedelta(minutes=15))
+    auth.read_access(SECRET, token)
+    with pytest.raises(ServiceError, match="token_invalid"):
+        auth.read_access(SECRET + "x", token)
+    with pytest.raises(ServiceError, match="token_invalid"):
+        auth.read_access(SECRET, token + "x")
+
+
+async def test_tokens_that_are_remembered_are_bounded_and_none_is_one_that_was_refused():
+    before = auth._verified.cache_info()
+    for attack in ATTACKS.values():
+        with pytest.raises(ServiceError):
+            auth.read_access(SECRET, attack())
+    assert auth._verified.cache_info().currsize == before.currsize
+    assert before.maxsize is not None
 
 
 async def test_refresh_token_does_not_work_as_access_token(gateway, client):

@@ -21,7 +21,10 @@ def service(rows, most, ends_early=10**9):
         if len(found) > most:
             raise problem("answer_too_large")
         end = start + len(found)
-        return orjson.dumps({"total": len(rows), "next_cursor": str(end) if end < len(rows) else None, "data": found})
+        page = {"total": len(rows), "next_cursor": str(end) if end < len(rows) else None}
+        # As calls does, which never ends a page early, and as contacts does.
+        counted = {"limit": limit} if ends_early > len(rows) else {"count": len(found)}
+        return orjson.dumps({**page, **counted, "data": found})
 
     return ask_page, asked
 
@@ -45,7 +48,7 @@ async def test_rows_come_once_and_in_order(count, limit, most, ends_early):
     rows = list(range(count))
     ask_page, asked = service(rows, most, ends_early)
     found = await gather(ask_page, limit, None)
-    assert found.rows == rows[:limit]
+    assert orjson.loads(found.rows) == rows[:limit]
     assert found.total == count
     assert found.next_cursor == (str(limit) if count > limit else None)
     assert max(asked) <= limit
@@ -54,7 +57,7 @@ async def test_rows_come_once_and_in_order(count, limit, most, ends_early):
 async def test_gathering_goes_on_after_the_cursor_it_is_given():
     ask_page, _ = service(list(range(50)), 4)
     found = await gather(ask_page, 20, "10")
-    assert (found.rows, found.next_cursor) == (list(range(10, 30)), "30")
+    assert (orjson.loads(found.rows), found.next_cursor) == (list(range(10, 30)), "30")
 
 
 async def test_row_that_does_not_fit_alone_is_an_error():
@@ -76,8 +79,16 @@ async def test_list_of_many_megabytes_ends_with_a_cursor(monkeypatch):
     monkeypatch.setattr(forward, "MAX_LIST_BYTES", 1000)
     ask_page, _ = service(["x" * 100] * 100, 5)
     found = await gather(ask_page, 100, None)
-    assert 5 <= len(found.rows) < 10
-    assert found.next_cursor == str(len(found.rows))
+    rows = orjson.loads(found.rows)
+    assert 5 <= len(rows) < 10
+    assert found.next_cursor == str(len(rows))
+
+
+async def test_rows_are_passed_on_as_they_stand():
+    rows = [{"data": [{"x": 'a"data":[b'}], "next_cursor": "no"}, "]}", "},{", [], "é漢"]
+    ask_page, _ = service(rows, 2)
+    found = await gather(ask_page, 5, None)
+    assert found.rows == orjson.dumps(rows)
 
 
 @pytest.mark.parametrize("most", [100, 7, 1])

@@ -21,12 +21,9 @@ from boostedcalls.common.errors import ServiceError, Unavailable, problem
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.base import Nothing
 from boostedcalls.common.messages.calls import (
-    Call,
     CallId,
-    CallPage,
     CallStatus,
     ListCalls,
-    Stats,
     Timeline,
 )
 from boostedcalls.common.messages.contacts import COUNT_CONTACTS, Count
@@ -71,12 +68,12 @@ class Service:
             await asyncio.gather(*late, return_exceptions=True)
 
 
-async def list_calls(service: Service, who: Caller, request: ListCalls) -> CallPage:
+async def list_calls(service: Service, who: Caller, request: ListCalls) -> bytes:
     async with reading(service.deps.pool) as connection:
         return await queries.list_calls(connection, who.user, request)
 
 
-async def get_call(service: Service, who: Caller, request: CallId) -> Call:
+async def get_call(service: Service, who: Caller, request: CallId) -> bytes:
     """The call; of an active one the provider is asked first, at most every few seconds, and not waited for long."""
     deps = service.deps
     async with reading(deps.pool) as connection:
@@ -98,7 +95,7 @@ async def get_call(service: Service, who: Caller, request: CallId) -> Call:
                 row = await _sync(service, who, row, _ON_READ)
         except (ProviderError, ServiceError, Unavailable, TimeoutError) as error:
             log.warning("sync_on_read_failed", call_id=str(row["id"]), reason=str(error) or "timeout")
-    return queries.call_model(row)
+    return queries.call_json(row)
 
 
 async def _sync(service: Service, who: Caller, row: store.Row, timeout: float) -> store.Row:
@@ -116,7 +113,7 @@ def _provider_problem(error: ProviderError) -> ServiceError:
     return problem("provider_error", str(error))
 
 
-async def sync_call(service: Service, who: Caller, request: CallId) -> Call:
+async def sync_call(service: Service, who: Caller, request: CallId) -> bytes:
     deps = service.deps
     async with reading(deps.pool) as connection:
         row = await queries.get_call(connection, who.user, request.call_id)
@@ -134,10 +131,10 @@ async def sync_call(service: Service, who: Caller, request: CallId) -> Call:
                 pass
     except ProviderError as error:
         raise _provider_problem(error) from error
-    return queries.call_model(row)
+    return queries.call_json(row)
 
 
-async def cancel_call(service: Service, who: Caller, request: CallId) -> Call:
+async def cancel_call(service: Service, who: Caller, request: CallId) -> bytes:
     """Cancel: here and now for a call that is not placed, by hanging up for one that is live.
 
     A call whose placing is unclear is cancelled too, and hung up as soon as it turns up at the provider.
@@ -151,10 +148,10 @@ async def cancel_call(service: Service, who: Caller, request: CallId) -> Call:
                 row = await _cancelled(deps, who, connection, row)
     if row["hang_up_wanted"]:
         deps.relay.wake()
-        return queries.call_model(row)
+        return queries.call_json(row)
     if row["status"] in TERMINAL:
         raise problem("call_not_cancellable", f"The call is {row['status']}")
-    return queries.call_model(await _hang_up_and_cancel(service, who, row))
+    return queries.call_json(await _hang_up_and_cancel(service, who, row))
 
 
 async def _cancelled(deps: Deps, who: Caller, connection: Any, row: store.Row) -> store.Row:
@@ -201,7 +198,7 @@ async def pending_count(service: Service, who: Caller, _: Nothing) -> Count:
         return Count(count=await store.active_calls(connection, who.user))
 
 
-async def call_stats(service: Service, who: Caller, _: Nothing) -> Stats:
+async def call_stats(service: Service, who: Caller, _: Nothing) -> bytes:
     counted = Count.model_validate_json(await service.bus.request(COUNT_CONTACTS.subject, b"{}", who, PEER))
     async with reading(service.deps.pool) as connection:
         return await stats(connection, who.user, counted.count)

@@ -20,7 +20,7 @@ from boostedcalls.common.db import Connection, Pool
 from boostedcalls.common.db import connection as reading
 from boostedcalls.common.errors import FieldError, ServiceError, parse_problem, problem
 from boostedcalls.common.logs import get_logger
-from boostedcalls.common.messages.base import Replayed, encoded
+from boostedcalls.common.messages.base import Replayed
 from boostedcalls.common.messages.calls import PlaceCall
 
 log = get_logger(__name__)
@@ -111,7 +111,7 @@ def answer_to(row: store.Row) -> Answer:
         # The call stays, failed: this is where to find it.
         error = problem("provider_error", row["error_message"], instance=f"/api/calls/{row['id']}/")
         return Answer(error.status, error.to_json(""))
-    return Answer(_CREATED, encoded(queries.call_model(row)))
+    return Answer(_CREATED, queries.call_json(row))
 
 
 async def find(connection: Connection, key: Key) -> First | None:

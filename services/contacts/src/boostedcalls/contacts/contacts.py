@@ -16,7 +16,6 @@ from boostedcalls.common.messages.base import Nothing
 from boostedcalls.common.messages.contacts import (
     Contact,
     ContactId,
-    ContactPage,
     ContactWrite,
     Count,
     ListContacts,
@@ -30,11 +29,12 @@ from boostedcalls.contacts.phone import known_region, normalise
 from boostedcalls.contacts.store import CONTACTS
 
 
-async def list_contacts(deps: Deps, who: Caller, request: ListContacts) -> ContactPage:
+async def list_contacts(deps: Deps, who: Caller, request: ListContacts) -> bytes:
+    """A ContactPage."""
     async with transaction(deps.pool) as reader:
         total = await store.count(reader, CONTACTS, who.user, request.q)
-        rows, after = await store.page(reader, CONTACTS, who.user, request.cursor, request.limit, request.q)
-    return ContactPage(total=total, next_cursor=after, data=[_contact(row) for row in rows])
+        page = await store.page(reader, CONTACTS, who.user, request.cursor, request.limit, request.q)
+    return page.answer(total)
 
 
 async def count_contacts(deps: Deps, who: Caller, _: Nothing) -> Count:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import asyncpg
+import orjson
 
 from boostedcalls.common.cursor import decode_cursor, encode_cursor
 from boostedcalls.common.db import Connection
@@ -17,30 +18,49 @@ _START = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 _MAX_PAGE_BYTES = 4 * 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page's rows, each the JSON of an object, and the cursor for the rest, None when there is none."""
+
+    rows: list[bytes]
+    next_cursor: str | None
+
+    def answer(self, total: int) -> bytes:
+        """The JSON of a ContactPage or ScriptPage."""
+        head = orjson.dumps({"total": total, "next_cursor": self.next_cursor, "count": len(self.rows)})
+        return head[:-1] + b',"data":[' + b",".join(self.rows) + b"]}"
+
+
 async def read_page(
     connection: Connection, sql: str, args: Sequence[Any], cursor: str | None, limit: int, chunk: int
-) -> tuple[list[asyncpg.Record], str | None]:
-    """Up to `limit` rows after the cursor, and the cursor for the rest, None when there is none.
+) -> Page:
+    """Up to `limit` rows after the cursor.
 
-    `sql` takes a creation time and an id as $1, $2, a number of rows as $3, then `args`; each row has created_at, id
-    and its size in bytes. Rows come in chunks, so that a page of large ones ends early instead of filling the memory.
-    The caller's transaction is left without sorting. Raises ServiceError for a cursor that is none.
+    `sql` takes a creation time and an id as $1, $2, a number of rows as $3, then `args`; each row is one column, the
+    JSON of an object with `created_at` and `id`. Rows come in chunks, so that a page of large ones ends early instead
+    of filling the memory. The caller's transaction is left without sorting. Raises ServiceError for a cursor that is
+    none.
     """
     after = decode_cursor(cursor) if cursor else _START
     # The order must come from the index. A planner that takes the user for an average one would rather read and sort
     # all the rows of a user who has very many, for each page anew.
     await connection.execute("SET LOCAL enable_sort = off")
-    rows: list[asyncpg.Record] = []
+    rows: list[bytes] = []
     size = 0
     while True:
         # One row more than asked for shows whether there is a next page.
         wanted = min(chunk, limit + 1 - len(rows))
-        found = await connection.fetch(sql, *after, wanted, *args)
+        found: list[bytes] = [row[0].encode() for row in await connection.fetch(sql, *after, wanted, *args)]
         for row in found:
-            size += row["size"]
+            size += len(row)
             if len(rows) == limit or (rows and size > _MAX_PAGE_BYTES):
-                return rows, encode_cursor(rows[-1]["created_at"], rows[-1]["id"])
+                return Page(rows, encode_cursor(*_key(rows[-1])))
             rows.append(row)
         if len(found) < wanted:
-            return rows, None
-        after = (found[-1]["created_at"], found[-1]["id"])
+            return Page(rows, None)
+        after = _key(found[-1])
+
+
+def _key(row: bytes) -> tuple[datetime, UUID]:
+    found = orjson.loads(row)
+    return datetime.fromisoformat(found["created_at"]), UUID(found["id"])

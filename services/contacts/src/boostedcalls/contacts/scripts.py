@@ -16,7 +16,6 @@ from boostedcalls.common.messages.contacts import (
     ReplaceScript,
     Script,
     ScriptId,
-    ScriptPage,
     ScriptWrite,
     UpdateScript,
 )
@@ -25,11 +24,12 @@ from boostedcalls.contacts.deps import Deps
 from boostedcalls.contacts.store import SCRIPTS
 
 
-async def list_scripts(deps: Deps, who: Caller, request: ListScripts) -> ScriptPage:
+async def list_scripts(deps: Deps, who: Caller, request: ListScripts) -> bytes:
+    """A ScriptPage."""
     async with transaction(deps.pool) as reader:
         total = await store.count(reader, SCRIPTS, who.user)
-        rows, after = await store.page(reader, SCRIPTS, who.user, request.cursor, request.limit)
-    return ScriptPage(total=total, next_cursor=after, data=[_script(row) for row in rows])
+        page = await store.page(reader, SCRIPTS, who.user, request.cursor, request.limit)
+    return page.answer(total)
 
 
 async def get_script(deps: Deps, who: Caller, request: ScriptId) -> Script:

@@ -16,7 +16,7 @@ import asyncpg
 
 from boostedcalls.common.context import new_id
 from boostedcalls.common.db import Connection
-from boostedcalls.contacts.paging import read_page
+from boostedcalls.contacts.paging import Page, read_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +110,27 @@ async def delete(connection: Connection, table: Table, user_id: UUID, object_id:
     return found is not None
 
 
+def _as_json(moment: str) -> str:
+    """A column's time as `rfc3339` writes it."""
+    text = f"""to_char({moment} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+    return f"replace({text}, '.000000Z', 'Z')"
+
+
 async def page(
     connection: Connection, table: Table, user_id: UUID, cursor: str | None, limit: int, q: str | None = None
-) -> tuple[list[asyncpg.Record], str | None]:
-    """Objects after the cursor, oldest first, and the next cursor; with `q` those that hold it in a searched column.
-    Raises ServiceError for a cursor that is none."""
+) -> Page:
+    """Objects after the cursor, oldest first; with `q` those that hold it in a searched column. Raises ServiceError
+    for a cursor that is none.
+
+    The database makes the JSON: of a list of thousands that costs half of what reading its rows here would.
+    """
     return await read_page(
         connection,
-        f"SELECT {table.answered}, octet_length(to_json(o)::text) AS size FROM contacts.{table.name} AS o"
-        f" WHERE user_id = $4 AND (created_at, id) > ($1, $2) AND ($5::text IS NULL OR {_matches(table, 5)})"
-        " ORDER BY created_at, id LIMIT $3",
+        f"SELECT row_to_json(made)::text FROM (SELECT id, {', '.join(table.columns)},"
+        f" {_as_json('o.created_at')} AS created_at, {_as_json('o.updated_at')} AS updated_at"
+        f" FROM contacts.{table.name} AS o"
+        f" WHERE user_id = $4 AND (o.created_at, id) > ($1, $2) AND ($5::text IS NULL OR {_matches(table, 5)})"
+        " ORDER BY o.created_at, o.id LIMIT $3) AS made",
         (user_id, _pattern(q)),
         cursor,
         limit,

@@ -1,7 +1,8 @@
 """Access tokens: signed statements of who asks, checked without the database on every request.
 
-One algorithm, fixed here and never taken from the token (RFC 8725); every claim is required and checked. Refresh tokens
-are the business of users.py.
+One algorithm, fixed here and never taken from the token (RFC 8725); every claim is required and checked. A token that
+was found good is remembered, and from then on only looked at for whether it has expired. Refresh tokens are the
+business of users.py.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -10,13 +11,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from time import time
 from uuid import UUID
 
 import jwt
 from starlette.requests import Request
 
 from boostedcalls.common.context import Caller, new_id
-from boostedcalls.common.errors import problem
+from boostedcalls.common.errors import ServiceError, problem
 from boostedcalls.gateway.deps import caller_of, deps_of
 
 ALGORITHM = "HS256"
@@ -26,6 +29,7 @@ _CLAIMS = ["exp", "iat", "sub", "jti", "iss", "aud", "typ"]
 # Between the clocks of two replicas.
 _LEEWAY_SECONDS = 5
 _MAX_LENGTH = 4096
+_REMEMBERED = 4096
 
 
 def issue_access(secret: str, user_id: UUID, lifetime: timedelta) -> str:
@@ -47,23 +51,37 @@ def read_access(secret: str, token: str) -> UUID:
     if len(token) > _MAX_LENGTH:
         raise problem("token_invalid")
     try:
-        claims = jwt.decode(
-            token,
-            secret,
-            algorithms=[ALGORITHM],
-            audience=AUDIENCE,
-            issuer=ISSUER,
-            leeway=_LEEWAY_SECONDS,
-            options={"require": _CLAIMS, "strict_aud": True},
-        )
-        if claims["typ"] != KIND:
-            raise problem("token_invalid")
-        return UUID(claims["sub"])
+        user_id, expires_at = _verified(secret, token)
     except jwt.ExpiredSignatureError:
-        raise problem("token_invalid", "The token has expired") from None
+        raise _expired() from None
     except (jwt.PyJWTError, ValueError, TypeError, AttributeError, RecursionError):
         # The text is a stranger's: its header is parsed before its signature can be checked.
         raise problem("token_invalid") from None
+    if expires_at <= time() - _LEEWAY_SECONDS:
+        raise _expired()
+    return user_id
+
+
+# What is remembered is only what was signed by us: a text that raises is judged anew each time it comes.
+@lru_cache(maxsize=_REMEMBERED)
+def _verified(secret: str, token: str) -> tuple[UUID, int]:
+    """The user and the expiry (seconds since 1970) of an access token that is good now. Raises what PyJWT raises."""
+    claims = jwt.decode(
+        token,
+        secret,
+        algorithms=[ALGORITHM],
+        audience=AUDIENCE,
+        issuer=ISSUER,
+        leeway=_LEEWAY_SECONDS,
+        options={"require": _CLAIMS, "strict_aud": True},
+    )
+    if claims["typ"] != KIND:
+        raise ValueError("another kind of token")
+    return UUID(claims["sub"]), int(claims["exp"])
+
+
+def _expired() -> ServiceError:
+    return problem("token_invalid", "The token has expired")
 
 
 def authenticate(request: Request) -> Caller:

@@ -1,5 +1,6 @@
 """How our routes differ from FastAPI's: who asks is settled before the body is read, a body is a JSON object or
-refused, and a path answers with and without its trailing slash.
+refused, a user's request without a body is run without FastAPI's machinery, and a path answers with and without its
+trailing slash.
 """
 
 from __future__ import annotations
@@ -7,15 +8,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Coroutine
 from email.message import Message
-from typing import Any
+from typing import Any, get_origin, get_type_hints
+from uuid import UUID
 
 from fastapi import APIRouter, Security
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, compile_path
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from boostedcalls.common.errors import problem
 from boostedcalls.gateway.auth import authenticate
@@ -69,7 +74,16 @@ class OpenRoute(APIRoute):
 
 
 class UserRoute(OpenRoute):
-    """A route for users. A stranger is told so before a byte of the body is read."""
+    """A route for users. A stranger is told so before a byte of the body is read.
+
+    FastAPI only documents one that takes no body: solving its dependencies would cost as much as all the rest of the
+    request. Such an endpoint takes the request, ids of its path, and at most one model of query parameters.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        if self.body_field is None:
+            self.app = _directly(endpoint)
 
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
@@ -79,6 +93,50 @@ class UserRoute(OpenRoute):
             return await handle(request)
 
         return with_user
+
+
+def _directly(endpoint: Callable[..., Coroutine[Any, Any, Response]]) -> ASGIApp:
+    kinds = {name: kind for name, kind in get_type_hints(endpoint).items() if name not in ("request", "return")}
+    ids = [name for name, kind in kinds.items() if kind is UUID]
+    queries = [(name, kind) for name, kind in kinds.items() if issubclass(kind, BaseModel)]
+    if len(ids) + len(queries) != len(kinds) or len(queries) > 1:
+        raise TypeError(f"{endpoint}: takes ids and one model of query parameters, and nothing else")
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        scope[CALLER] = authenticate(request)
+        arguments: dict[str, Any] = {name: _read_id(request, name) for name in ids}
+        for name, model in queries:
+            arguments[name] = _read_query(request, model)
+        response = await endpoint(request, **arguments)
+        await response(scope, receive, send)
+
+    return serve
+
+
+_ID = TypeAdapter(UUID)
+
+
+def _read_id(request: Request, name: str) -> UUID:
+    """An id of the path. Raises RequestValidationError."""
+    try:
+        return _ID.validate_python(request.path_params[name])
+    except ValidationError as error:
+        raise RequestValidationError([{**fault, "loc": ("path", name)} for fault in error.errors()]) from None
+
+
+def _read_query[M: BaseModel](request: Request, model: type[M]) -> M:
+    """The query parameters; of one that is no list the last counts. Raises RequestValidationError."""
+    given: dict[str, Any] = {}
+    if request.scope["query_string"]:
+        found = request.query_params
+        for name, member in model.model_fields.items():
+            if name in found:
+                given[name] = found.getlist(name) if get_origin(member.annotation) is list else found[name]
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise RequestValidationError([{**fault, "loc": ("query", *fault["loc"])} for fault in error.errors()]) from None
 
 
 def _name(route: APIRoute) -> str:

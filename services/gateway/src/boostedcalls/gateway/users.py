@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from boostedcalls.common.context import new_id
 from boostedcalls.common.db import Pool, transaction
+from boostedcalls.common.db import connection as reading
 from boostedcalls.common.errors import problem
 from boostedcalls.common.logs import get_logger
 
@@ -63,7 +64,7 @@ async def insert_user(pool: Pool, email: str, password_hash: str) -> User:
 
 async def find_user(pool: Pool, email: str) -> User | None:
     """Raises Unavailable."""
-    async with transaction(pool) as connection:
+    async with reading(pool) as connection:
         row = await connection.fetchrow(
             "SELECT id, email, password_hash FROM auth.users WHERE email = $1", canonical(email)
         )

@@ -56,8 +56,8 @@ class Puller:
                 await self._subscription.unsubscribe()
 
     async def fetch(self, most: int, wait: float) -> list[Msg]:
-        """Up to `most` messages: those that there are, or the first that comes within `wait` seconds and those that came
-        with it; none after that. Raises nats.errors.Error when the server refuses, or nobody serves the consumer."""
+        """Up to `most` messages: those that there are, else the first that comes within `wait` seconds and what is
+        with it, else none. Raises nats.errors.Error when the server refuses, or nobody serves the consumer."""
         found = await self._ask(most, {"no_wait": True}, _ANSWER_SECONDS)
         if not found:
             found = await self._ask(1, {"expires": int(wait * _NANOSECONDS)}, wait + _ANSWER_SECONDS)

@@ -69,8 +69,11 @@ class ListContacts(Model):
 
 
 class ContactPage(Answer):
+    """Its members come in this order: whoever passes `data` on need not read it. `count` is its length."""
+
     total: int
     next_cursor: str | None
+    count: int
     data: list[Contact]
 
 
@@ -127,8 +130,11 @@ class ListScripts(Model):
 
 
 class ScriptPage(Answer):
+    """As ContactPage."""
+
     total: int
     next_cursor: str | None
+    count: int
     data: list[Script]
 
 

@@ -69,8 +69,8 @@ async def _gather_page(request: Request, query: ListCalls) -> bytes:
 
     found = await gather(ask_page, query.limit, query.cursor, size=max(1, query.limit // 4))
     page = {"total": found.total, "page": query.page, "limit": query.limit}
-    page |= {"total_pages": -(-found.total // query.limit), "next_cursor": found.next_cursor, "data": found.rows}
-    return orjson.dumps(page)
+    page |= {"total_pages": -(-found.total // query.limit), "next_cursor": found.next_cursor}
+    return orjson.dumps({**page, "data": orjson.Fragment(found.rows)})
 
 
 @router.get(

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from boostedcalls.common.db import DatabaseSettings, open_pool, reachable, transaction
 from boostedcalls.common.errors import Unavailable
-from boostedcalls.common.health import ready_report
+from boostedcalls.common.readiness import ready_report
 from boostedcalls.devkit.procs import frozen
 
 

@@ -146,7 +146,7 @@ async def test_hash_of_other_parameters_is_replaced_at_login(gateway):
         await connection.execute("UPDATE auth.users SET password_hash = $2 WHERE id = $1", user.id, weak)
     await log_in(gateway, user)
     found = await find_user(gateway.deps.pool, user.email)
-    assert "$m=19456,t=2,p=1$" in found.password_hash
+    assert "$m=9216,t=4,p=1$" in found.password_hash
     await log_in(gateway, user)
 
 

@@ -5,33 +5,16 @@ Also a command for a container's health check: `python -m boostedcalls.common.he
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import urllib.request
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-Check = Callable[[], Awaitable[bool]]
-
-# Who asks gives up soon: an answer must come while what is asked about hangs.
-_PATIENCE = 1.7
-
-
-async def _ask(check: Check) -> bool:
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            return await check()
-    except Exception:
-        return False
-
-
-async def ready_report(checks: Mapping[str, Check]) -> dict[str, bool]:
-    """Ask every check once, side by side; one that raises, or does not say within 1.7 s, counts as not ready."""
-    return dict(zip(checks, await asyncio.gather(*map(_ask, checks.values())), strict=True))
+from boostedcalls.common.readiness import Check, ready_report
 
 
 async def serve_health(stack: AsyncExitStack, host: str, port: int, checks: Mapping[str, Check]) -> None:

@@ -20,6 +20,7 @@ from boostedcalls.gateway import webhook
 from boostedcalls.gateway.deps import Deps
 from boostedcalls.gateway.drain import Breaker, start_drainer
 from boostedcalls.gateway.edge import Edge
+from boostedcalls.gateway.flights import Flights
 from boostedcalls.gateway.openapi import document
 from boostedcalls.gateway.passwords import Passwords
 from boostedcalls.gateway.problems import HANDLERS
@@ -80,6 +81,6 @@ async def start(settings: GatewaySettings, sock: socket.socket, stack: AsyncExit
     if settings.spool_dir is not None:
         spool = open_spool(stack, settings.spool_dir, settings.spool_max_bytes)
         start_drainer(stack, runtime, spool, breaker)
-    deps = Deps(settings, bus, pool, Passwords(), breaker, spool)
+    deps = Deps(settings, bus, pool, Passwords(), breaker, spool, Flights())
     await serve_http(stack, runtime, build_app(deps), sock)
     return deps

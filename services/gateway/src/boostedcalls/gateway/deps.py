@@ -10,6 +10,7 @@ from boostedcalls.common.bus import Bus
 from boostedcalls.common.context import Caller
 from boostedcalls.common.db import Pool
 from boostedcalls.gateway.drain import Breaker
+from boostedcalls.gateway.flights import Flights
 from boostedcalls.gateway.passwords import Passwords
 from boostedcalls.gateway.settings import GatewaySettings
 from boostedcalls.gateway.spool import Spool
@@ -25,6 +26,7 @@ class Deps:
     passwords: Passwords
     breaker: Breaker
     spool: Spool | None
+    flights: Flights
 
 
 def deps_of(request: Request) -> Deps:

@@ -14,8 +14,8 @@ from starlette.routing import Route
 
 from boostedcalls.common.db import reachable
 from boostedcalls.common.errors import problem
-from boostedcalls.common.health import ready_report
 from boostedcalls.common.messages.base import Answer
+from boostedcalls.common.readiness import ready_report
 from boostedcalls.gateway.deps import deps_of
 from boostedcalls.gateway.forward import json_response
 from boostedcalls.gateway.routing import open_router
@@ -63,18 +63,18 @@ def _static(name: str) -> bytes:
 
 def docs_routes(document: Callable[[], bytes]) -> list[Route]:
     """The OpenAPI document, and a page for it that asks nobody but us."""
-    page = _static("docs.html")
-    assets = {name: (_static(name), media_type) for name, media_type in _ASSETS.items()}
 
     async def openapi(_: Request) -> Response:
         return json_response(document())
 
     async def docs(_: Request) -> Response:
-        return Response(page, media_type="text/html")
+        return Response(_static("docs.html"), media_type="text/html")
 
     async def asset(request: Request) -> Response:
-        if (found := assets.get(request.path_params["name"])) is None:
+        name = request.path_params["name"]
+        if (media_type := _ASSETS.get(name)) is None:
             raise problem("not_found")
-        return Response(found[0], media_type=found[1], headers={"Cache-Control": "max-age=3600"})
+        # Read each time: two megabytes that hardly anybody asks for are not kept in memory.
+        return Response(_static(name), media_type=media_type, headers={"Cache-Control": "max-age=3600"})
 
     return [Route("/openapi.json", openapi), Route("/docs", docs), Route("/docs/{name}", asset)]

@@ -1,6 +1,6 @@
 """Webhooks as fast as they are answered: part `ingest`, and by itself for one contender:
 
-    python -m bench.ingest --contender ours --sync default --seconds 10 --connections 64
+    python -m bench.ingest --contender ours --sync default --seconds 10 --connections 256
 
 Starts the contender, loads live calls, drives wrk, waits until everything is applied, and prints the rates, CPU time
 per event and peak memory by process.
@@ -23,7 +23,7 @@ from bench.contender import Contender, NatsSync
 from bench.contenders import CONTENDERS, FLOORS, WITH_NATS
 from bench.setup import BASE, Figures, Setup
 
-CONNECTIONS = 64
+CONNECTIONS = 256
 # A second; live calls are prepared for so many.
 MOST_EVENTS, FEW_EVENTS = 12_000, 4_000
 WITHOUT_NATS = ("django", "django-persistent", "sqlalchemy", "floor-constant")

@@ -1,0 +1,394 @@
+"""Several replicas of each service on a NATS cluster of three: part `scaling`, ours only.
+
+It shows that it works, not that it gets faster: all of it shares the cores of one machine. Each size is loaded through
+all gateways at once. Where there is more than one of each, it is loaded again, and one replica of each service and the
+node that leads the provider events are killed with -9 meanwhile. After each load the books must balance: see `_faults`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import monotonic, time
+from typing import Any
+
+import aiohttp
+import asyncpg
+import nats  # noqa: TID251 - it looks at the streams from outside
+import orjson
+from nats.js.api import AckPolicy, ConsumerConfig  # noqa: TID251
+
+from bench import ours, usage, wrk
+from bench.applied import all_applied, next_live, prepared
+from bench.bodies import BLOCK, EVENTS, order, templates
+from bench.contender import Contender, with_children
+from bench.data import live_provider_id
+from bench.setup import BASE, Figures, Setup, log_in
+from boostedcalls.devkit.cluster import NatsCluster, nats_cluster
+from boostedcalls.devkit.stack import Stack
+
+SIZES = (1, 2, 4)
+SERVICES = ("gateway", "webhooks", "calls", "contacts")
+_NODES = 3
+_SECONDS, _STRUCK_SECONDS = 8, 12
+_CONNECTIONS, _SENDERS = 64, 32
+# Of all gateways together, a second: live calls are prepared for so many.
+_MOST_EVENTS = 6_000
+_STRIKE_AFTER, _AWAY = 3.0, 4.0
+_PATIENCE = 30.0
+_STREAM, _CONSUMER = "PROVIDER_EVENTS", "calls"
+# What tells of a replica that it took part: a counter, and what its line must hold.
+_WORK = {
+    "gateway": ("boostedcalls_http_request_seconds_count", "webhook"),
+    "webhooks": ("boostedcalls_webhooks_stored_total", ""),
+    "calls": ("boostedcalls_consumed_total", f'{_STREAM}/{_CONSUMER}",result="ack"'),
+    "contacts": ("boostedcalls_request_seconds_count", ""),
+}
+_ROLLUPS = """
+    WITH totals AS (SELECT user_id, status, calls, spent FROM calls.totals WHERE calls <> 0 OR spent <> 0),
+         counted AS (SELECT user_id, status, count(*), coalesce(sum(cost), 0) FROM calls.calls GROUP BY 1, 2),
+         daily AS (SELECT user_id, day, completed FROM calls.daily WHERE completed <> 0),
+         days AS (SELECT user_id, (created_at AT TIME ZONE 'UTC')::date, count(*) FROM calls.calls
+                  WHERE status = 'completed' GROUP BY 1, 2)
+    SELECT (SELECT count(*) FROM (TABLE totals EXCEPT TABLE counted)) + (SELECT count(*) FROM (TABLE counted EXCEPT
+            TABLE totals)) + (SELECT count(*) FROM (TABLE daily EXCEPT TABLE days)) + (SELECT count(*) FROM (TABLE days
+            EXCEPT TABLE daily))
+"""
+_TIMELINE = """
+    SELECT coalesce(sum(lines), 0)::bigint AS lines, count(*) FILTER (WHERE lines > 1) AS twice FROM (
+        SELECT count(*) AS lines FROM calls.timeline t JOIN calls.calls c ON c.id = t.call_id
+        WHERE c.provider_call_id BETWEEN $1 AND $2 AND t.source = 'webhook' GROUP BY t.call_id, t.type, t.status)
+"""
+_VERSIONS = "SELECT id, version FROM calls.calls WHERE provider_call_id BETWEEN $1 AND $2 AND version > 1"
+
+
+@dataclass
+class _System:
+    """What runs. `sent` is how many different webhooks were answered so far, all of calls from number `first` on."""
+
+    contender: Contender
+    stack: Stack
+    cluster: NatsCluster
+    size: int
+    first: int = 0
+    sent: int = 0
+
+    def members(self) -> dict[str, str]:
+        """Each replica's name, and where its metrics are."""
+        return {
+            f"{name}-{index + 1}": self.stack.member(name, index).server.url
+            for name in SERVICES
+            for index in range(self.size)
+        }
+
+
+@asynccontextmanager
+async def _started(setup: Setup, size: int) -> AsyncGenerator[_System]:
+    setup.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    folder = setup.home("ours", "scaling", BASE)
+    await ours.load(folder, BASE)
+    shutil.rmtree(folder / "nats", ignore_errors=True)
+    async with nats_cluster(folder / "nats", _NODES) as cluster:
+        # Nothing is placed; and should anything be, it must not leave this machine.
+        env = {"VAPI_BASE_URL": "http://127.0.0.1:9", "VAPI_API_KEY": "none", "ACCESS_TOKEN_MINUTES": "60"}
+        env |= {"NATS_URL": cluster.url, "NATS_STREAM_REPLICAS": str(_NODES)}
+        parts, replicas = ("postgres", *SERVICES), dict.fromkeys(SERVICES, size)
+        async with Stack(folder, parts=parts, replicas=replicas, env=env, restart=False) as stack:
+
+            def processes() -> Mapping[str, list[int]]:
+                found = {"postgres": with_children(stack.member("postgres").server.child.pid)}
+                replicas = [stack.member(name, index).server for name in SERVICES for index in range(size)]
+                return found | {
+                    server.child.name: [server.child.pid]
+                    for server in (*replicas, *cluster.servers)
+                    if server.child.running
+                }
+
+            async def add_live(first: int, count: int) -> None:
+                connection = await asyncpg.connect(stack.database_url)
+                try:
+                    await ours.add_live(connection, BASE, first, count)
+                finally:
+                    await connection.close()
+
+            secret = stack.env["VAPI_WEBHOOK_SECRET"]
+            contender = Contender(
+                "BoostedCalls", stack.url, secret, processes, stack.database_url, add_live, ours.LIVE_ROWS, stack
+            )
+            yield _System(contender, stack, cluster, size, await next_live(contender))
+
+
+async def _steady(system: _System) -> Figures:
+    """wrk through each gateway, each with calls of its own."""
+    contender, urls = system.contender, system.stack.urls
+    each = -(-_MOST_EVENTS * _SECONDS // (EVENTS * BLOCK * len(urls))) * BLOCK
+    first = await prepared(contender, each * len(urls))
+    async with usage.measured(contender.processes) as used:
+        loads = (
+            wrk.ingest(url, contender.secret, (first + each * place) * EVENTS, _SECONDS, _CONNECTIONS // len(urls))
+            for place, url in enumerate(urls)
+        )
+        runs = await asyncio.gather(*loads)
+        connections = await _connections(system)
+        applied = [await all_applied(contender, first + each * place, run.sent) for place, run in enumerate(runs)]
+    answered = sum(run.answered for run in runs)
+    system.sent += answered
+    last, began = max(at for at, _ in applied), min(run.began for run in runs)
+    micros: Counter[str] = Counter()
+    peaks: dict[str, list[float]] = {}
+    for label, value in used.cpu_micros(answered).items():
+        micros[label.partition("-")[0]] += value  # pyright: ignore[reportArgumentType]
+    for label, value in sorted(used.peak_mb.items()):
+        peaks.setdefault(label.partition("-")[0], []).append(value)
+    faults = [f"{sum(run.errors.values())} webhooks not answered" for run in runs if run.errors]
+    faults += [f"not applied: {missing}" for _, missing in applied if missing]
+    return {
+        "events": answered,
+        "answered_per_s": round(answered / _SECONDS, 1),
+        "applied_per_s": round(answered / max(last - began, _SECONDS), 1),
+        "p99_ms": max(run.p99 for run in runs),
+        "cpu_us": {kind: round(value, 1) for kind, value in micros.items()},
+        "peak_mb": peaks,
+        "connections": connections,
+        "faults": faults + await _faults(system),
+        "work": await _work(system),
+    }
+
+
+@dataclass
+class _Provider:
+    """Sends webhooks of calls from `first` on; each again, through the next gateway, until it is answered 200."""
+
+    urls: Sequence[str]
+    secret: str
+    first: int
+    until: float
+    sent: int = 0
+    again: int = 0
+    spooled: int = 0
+    longest: float = 0.0
+    given_up: int = 0
+    places: itertools.count[int] = field(default_factory=itertools.count)
+
+    async def run(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=10)
+        async with aiohttp.ClientSession(timeout=timeout, headers={"x-vapi-secret": self.secret}) as http:
+            await asyncio.gather(*(self._send_on(http, number) for number in range(_SENDERS)))
+
+    async def _send_on(self, http: aiohttp.ClientSession, number: int) -> None:
+        while monotonic() < self.until:
+            body, began = templates().body(order(self.first * EVENTS + next(self.places))), monotonic()
+            self.sent += 1
+            for attempt in itertools.count(number):
+                if await self._taken(http, self.urls[attempt % len(self.urls)], body):
+                    break
+                if monotonic() - began > _PATIENCE:
+                    self.given_up += 1
+                    return
+                self.again += 1
+                await asyncio.sleep(0.05)
+            self.longest = max(self.longest, monotonic() - began)
+
+    async def _taken(self, http: aiohttp.ClientSession, url: str, body: bytes) -> bool:
+        try:
+            async with http.post(f"{url}/api/calls/webhook/", data=body) as answer:
+                await answer.read()
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+        self.spooled += "X-Stored" in answer.headers
+        return answer.status == 200
+
+
+async def _struck(system: _System) -> Figures:
+    """One of each is killed under load, and started again while the load goes on."""
+    contender = system.contender
+    first = await prepared(contender, _MOST_EVENTS * _STRUCK_SECONDS // EVENTS)
+    provider = _Provider(system.stack.urls, contender.secret, first, monotonic() + _STRUCK_SECONDS)
+    sending = asyncio.create_task(provider.run())
+    try:
+        await asyncio.sleep(_STRIKE_AFTER)
+        leader = await system.cluster.leader(_STREAM)
+        if leader is None:
+            raise RuntimeError(f"nobody leads {_STREAM}")
+        await asyncio.gather(leader.kill(), *(system.stack.kill(name) for name in SERVICES))
+        await asyncio.sleep(_AWAY)
+        await asyncio.gather(leader.start(), *(system.stack.start(name) for name in SERVICES))
+        await sending
+    finally:
+        sending.cancel()
+    ended = time()
+    last, missing = await all_applied(contender, first, provider.sent)
+    system.sent += provider.sent
+    faults = [f"not applied: {missing}"] if missing else []
+    if provider.given_up:
+        faults.append(f"{provider.given_up} webhooks not answered")
+    return {
+        "events": provider.sent,
+        "answered_per_s": round(provider.sent / _STRUCK_SECONDS, 1),
+        "sent_again": provider.again,
+        "spooled": provider.spooled,
+        "longest_s": round(provider.longest, 2),
+        "applied_after_s": round(max(last - ended, 0.0), 2),
+        "faults": faults + await _faults(system),
+        "work": await _work(system),
+    }
+
+
+async def _connections(system: _System) -> dict[str, int]:
+    """To Postgres by service, and to each node of the cluster."""
+    database = await asyncpg.connect(system.stack.database_url)
+    rows = await database.fetch(
+        "SELECT application_name, count(*) AS count FROM pg_stat_activity WHERE application_name LIKE 'boostedcalls-%'"
+        " GROUP BY 1 ORDER BY 1"
+    )
+    await database.close()
+    found = {f"postgres {row['application_name'].partition('-')[2]}": row["count"] for row in rows}
+    async with aiohttp.ClientSession() as http:
+        for node, monitor in enumerate(system.cluster.monitors, 1):
+            async with http.get(f"http://127.0.0.1:{monitor}/connz") as answer:
+                found[f"nats-{node}"] = (await answer.json())["num_connections"]
+    return found
+
+
+async def _work(system: _System) -> dict[str, int]:
+    """What each replica has done since its start."""
+    found: dict[str, int] = {}
+    async with aiohttp.ClientSession() as http:
+        for label, url in system.members().items():
+            name, holding = _WORK[label.partition("-")[0]]
+            async with http.get(f"{url}/metrics") as answer:
+                lines = (await answer.text()).splitlines()
+            counts = (line.rpartition(" ")[2] for line in lines if line.startswith(name) and holding in line)
+            found[label] = int(sum(map(float, counts)))
+    return found
+
+
+async def _faults(system: _System) -> list[str]:
+    """What is wrong with the books since the start: each webhook that was answered stands in its call's timeline once,
+    each version of a call was told of once, rollups equal a recount, and the audit accounts for every event."""
+    faults: list[str] = []
+    bounds = live_provider_id(system.first), live_provider_id(10**11)
+    client = await nats.connect(system.cluster.url.split(","))
+    database = await asyncpg.connect(system.stack.database_url)
+    try:
+        jetstream = client.jetstream()
+        if not await _settled(jetstream, database):
+            faults.append(f"after {_PATIENCE:.0f} s something is still to be done")
+        lines = await database.fetchrow(_TIMELINE, *bounds)
+        if lines is None or (lines["lines"], lines["twice"]) != (system.sent, 0):
+            faults.append(f"timeline: {lines}, answered: {system.sent}")
+        if differing := await database.fetchval(_ROLLUPS):
+            faults.append(f"{differing} rollups differ from a recount")
+        wanted = {
+            (str(row["id"]), version): 1
+            for row in await database.fetch(_VERSIONS, *bounds)
+            for version in range(2, row["version"] + 1)
+        }
+        told = await _told(jetstream)
+        if told != wanted:
+            lost, twice = len(wanted.keys() - told.keys()), sum(count > 1 for count in told.values())
+            faults.append(f"call events: {lost} lost, {twice} told twice")
+        if letters := (await jetstream.stream_info("DLQ")).state.messages:
+            faults.append(f"{letters} dead letters")
+    finally:
+        await database.close()
+        await client.close()
+    code, words = await system.stack.command("calls", "audit")
+    return faults + ([f"audit: {words}"] if code else [])
+
+
+async def _settled(jetstream: Any, database: asyncpg.Connection[Any]) -> bool:
+    """Wait until the consumer and the outbox have nothing left: what was delivered to a process that died comes again
+    only after the consumer's time."""
+    until = monotonic() + _PATIENCE
+    while monotonic() < until:
+        info = await jetstream.consumer_info(_STREAM, _CONSUMER)
+        if not (
+            info.num_pending or info.num_ack_pending or await database.fetchval("SELECT count(*) FROM calls.outbox")
+        ):
+            return True
+        await asyncio.sleep(0.2)
+    return False
+
+
+async def _told(jetstream: Any) -> Counter[tuple[str, int]]:
+    """How often each version of each call stands in CALL_EVENTS."""
+    left = (await jetstream.stream_info("CALL_EVENTS")).state.messages
+    config = ConsumerConfig(ack_policy=AckPolicy.NONE, inactive_threshold=30)
+    events = await jetstream.pull_subscribe("bc.evt.call.>", stream="CALL_EVENTS", config=config)
+    told: Counter[tuple[str, int]] = Counter()
+    while left > 0:
+        messages = await events.fetch(min(left, 500), timeout=5)
+        told.update((event["call_id"], event["version"]) for event in (orjson.loads(one.data) for one in messages))
+        left -= len(messages)
+    return told
+
+
+async def _read_contacts(system: _System) -> None:
+    """So that the contacts service has work, too: webhooks give it none."""
+    headers = {"Authorization": f"Bearer {await log_in(system.contender)}"}
+    async with aiohttp.ClientSession(headers=headers) as http:
+        for url in system.stack.urls * 16:
+            async with http.get(f"{url}/api/contacts/?limit=1") as answer:
+                answer.raise_for_status()
+
+
+async def part(setup: Setup) -> Figures:
+    """{size: {"steady": run, "struck": run}}; once: the books are what counts, and they are either right or not."""
+    figures: Figures = {}
+    if setup.quick or not setup.chosen(["ours"]):
+        return figures
+    for size in SIZES:
+        async with _started(setup, size) as system:
+            await _read_contacts(system)
+            found = figures[str(size)] = {"steady": await _steady(system)}
+            if size > 1:
+                found["struck"] = await _struck(system)
+        for name, run in found.items():
+            setup.say(f"scaling: {size} of each, {name}: {run['answered_per_s']}/s, {run['faults'] or 'no faults'}")
+            setup.say(f"  {run['work']}")
+    setup.drop("ours", "scaling", BASE)
+    setup.say(f"\n{table(figures)}\n")
+    return figures
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _each(runs: Figures, label: str) -> str:
+    return " / ".join(f"{value:,}" for name, value in runs["work"].items() if name.startswith(label))
+
+
+def table(figures: Figures) -> str:
+    """Both loads, as Markdown."""
+    steady = [
+        (
+            size, f"{run['answered_per_s']:,.0f}", f"{run['applied_per_s']:,.0f}",
+            *(f"{run['cpu_us'][kind]:.0f}" for kind in ("gateway", "webhooks", "calls", "nats", "postgres")),
+            *(f"{max(run['peak_mb'][kind]):.0f}" for kind in (*SERVICES, "nats", "postgres")),
+            str(sum(count for name, count in run["connections"].items() if name.startswith("postgres"))),
+            str(sum(count for name, count in run["connections"].items() if name.startswith("nats"))),
+            _each(run, "calls"), "; ".join(run["faults"]) or "none",
+        )
+        for size, run in ((size, found["steady"]) for size, found in figures.items())
+    ]  # fmt: skip
+    struck = [
+        (
+            size, f"{run['events']:,}", f"{run['sent_again']:,}", f"{run['spooled']:,}", f"{run['longest_s']:.1f}",
+            f"{run['applied_after_s']:.1f}", _each(run, "calls"), "; ".join(run["faults"]) or "none",
+        )
+        for size, run in ((size, found["struck"]) for size, found in figures.items() if "struck" in found)
+    ]  # fmt: skip
+    micros = [f"µs {kind}" for kind in ("gateway", "webhooks", "calls", "NATS", "Postgres")]
+    peaks = [f"MB {kind}" for kind in (*SERVICES, "NATS", "Postgres")]
+    links = ("to Postgres", "to NATS", "events by each calls replica", "faults")
+    head = ("of each", "answered/s", "applied/s", *micros, *peaks, *links)
+    kills = ("of each", "events", "sent again", "spooled", "longest answer, s", "all applied after, s", *links[2:])
+    return f"{_markdown(head, steady)}\n\nOne of each killed, and the stream's leader:\n\n{_markdown(kills, struck)}"

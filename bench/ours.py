@@ -33,7 +33,7 @@ _LIVE_COLUMNS = (
 )  # fmt: skip
 _ASSISTANT, _NUMBER = "0f6b2f7c-52a1-4a6e-b0a9-6b7b6f0f2a10", "c2a9d6a4-1f0e-4d2b-8b36-70a6f9a3d5be"
 _COSTS = orjson.dumps({"transport": 0.0058, "stt": 0.0041, "llm": 0.0024, "tts": 0.0059, "vapi": 0.0207}).decode()
-# A VACUUM right behind commits that are not on disk yet leaves their pages unmarked, and index-only scans are none then.
+# VACUUM leaves pages unmarked whose commits are not on disk yet, and then there are no index-only scans.
 _WAITING = {"synchronous_commit": "on"}
 # Far away: nobody is to be asked about calls of which no provider knows.
 _DUE = datetime(2100, 1, 1, tzinfo=UTC)

@@ -2,32 +2,30 @@
 
 It shows that it works, not that it gets faster: all of it shares the cores of one machine. Each size is loaded through
 all gateways at once. Where there is more than one of each, it is loaded again, and one replica of each service and the
-node that leads the provider events are killed with -9 meanwhile. After each load the books must balance: see `_faults`.
+node that leads the provider events are killed with -9 meanwhile; they come back while the load goes on. After each load
+the books must balance (scaling_books).
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import shutil
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic, time
-from typing import Any
 
 import aiohttp
 import asyncpg
-import nats  # noqa: TID251 - it looks at the streams from outside
-import orjson
-from nats.js.api import AckPolicy, ConsumerConfig  # noqa: TID251
 
 from bench import ours, usage, wrk
 from bench.applied import all_applied, next_live, prepared
 from bench.bodies import BLOCK, EVENTS, order, templates
 from bench.contender import Contender, with_children
-from bench.data import live_provider_id
+from bench.scaling_books import CONSUMER, PATIENCE, STREAM, check
 from bench.setup import BASE, Figures, Setup, log_in
 from boostedcalls.devkit.cluster import NatsCluster, nats_cluster
 from boostedcalls.devkit.stack import Stack
@@ -35,36 +33,19 @@ from boostedcalls.devkit.stack import Stack
 SIZES = (1, 2, 4)
 SERVICES = ("gateway", "webhooks", "calls", "contacts")
 _NODES = 3
-_SECONDS, _STRUCK_SECONDS = 8, 12
+_SECONDS = 8
 _CONNECTIONS, _SENDERS = 64, 32
 # Of all gateways together, a second: live calls are prepared for so many.
 _MOST_EVENTS = 6_000
-_STRIKE_AFTER, _AWAY = 3.0, 4.0
-_PATIENCE = 30.0
-_STREAM, _CONSUMER = "PROVIDER_EVENTS", "calls"
+_STRIKE_AFTER, _AWAY, _AFTERWARDS = 3.0, 4.0, 3.0
+_LONGEST_STRIKE = 20
 # What tells of a replica that it took part: a counter, and what its line must hold.
 _WORK = {
     "gateway": ("boostedcalls_http_request_seconds_count", "webhook"),
     "webhooks": ("boostedcalls_webhooks_stored_total", ""),
-    "calls": ("boostedcalls_consumed_total", f'{_STREAM}/{_CONSUMER}",result="ack"'),
+    "calls": ("boostedcalls_consumed_total", f'{STREAM}/{CONSUMER}",result="ack"'),
     "contacts": ("boostedcalls_request_seconds_count", ""),
 }
-_ROLLUPS = """
-    WITH totals AS (SELECT user_id, status, calls, spent FROM calls.totals WHERE calls <> 0 OR spent <> 0),
-         counted AS (SELECT user_id, status, count(*), coalesce(sum(cost), 0) FROM calls.calls GROUP BY 1, 2),
-         daily AS (SELECT user_id, day, completed FROM calls.daily WHERE completed <> 0),
-         days AS (SELECT user_id, (created_at AT TIME ZONE 'UTC')::date, count(*) FROM calls.calls
-                  WHERE status = 'completed' GROUP BY 1, 2)
-    SELECT (SELECT count(*) FROM (TABLE totals EXCEPT TABLE counted)) + (SELECT count(*) FROM (TABLE counted EXCEPT
-            TABLE totals)) + (SELECT count(*) FROM (TABLE daily EXCEPT TABLE days)) + (SELECT count(*) FROM (TABLE days
-            EXCEPT TABLE daily))
-"""
-_TIMELINE = """
-    SELECT coalesce(sum(lines), 0)::bigint AS lines, count(*) FILTER (WHERE lines > 1) AS twice FROM (
-        SELECT count(*) AS lines FROM calls.timeline t JOIN calls.calls c ON c.id = t.call_id
-        WHERE c.provider_call_id BETWEEN $1 AND $2 AND t.source = 'webhook' GROUP BY t.call_id, t.type, t.status)
-"""
-_VERSIONS = "SELECT id, version FROM calls.calls WHERE provider_call_id BETWEEN $1 AND $2 AND version > 1"
 
 
 @dataclass
@@ -75,8 +56,9 @@ class _System:
     stack: Stack
     cluster: NatsCluster
     size: int
-    first: int = 0
+    first: int
     sent: int = 0
+    struck: bool = False
 
     def members(self) -> dict[str, str]:
         """Each replica's name, and where its metrics are."""
@@ -98,7 +80,7 @@ async def _started(setup: Setup, size: int) -> AsyncGenerator[_System]:
         env = {"VAPI_BASE_URL": "http://127.0.0.1:9", "VAPI_API_KEY": "none", "ACCESS_TOKEN_MINUTES": "60"}
         env |= {"NATS_URL": cluster.url, "NATS_STREAM_REPLICAS": str(_NODES)}
         parts, replicas = ("postgres", *SERVICES), dict.fromkeys(SERVICES, size)
-        async with Stack(folder, parts=parts, replicas=replicas, env=env, restart=False) as stack:
+        async with Stack(folder, parts=parts, replicas=replicas, env=env) as stack:
 
             def processes() -> Mapping[str, list[int]]:
                 found = {"postgres": with_children(stack.member("postgres").server.child.pid)}
@@ -155,7 +137,7 @@ async def _steady(system: _System) -> Figures:
         "cpu_us": {kind: round(value, 1) for kind, value in micros.items()},
         "peak_mb": peaks,
         "connections": connections,
-        "faults": faults + await _faults(system),
+        "faults": faults + await _wrong(system),
         "work": await _work(system),
     }
 
@@ -167,7 +149,7 @@ class _Provider:
     urls: Sequence[str]
     secret: str
     first: int
-    until: float
+    until: float = math.inf
     sent: int = 0
     again: int = 0
     spooled: int = 0
@@ -187,7 +169,7 @@ class _Provider:
             for attempt in itertools.count(number):
                 if await self._taken(http, self.urls[attempt % len(self.urls)], body):
                     break
-                if monotonic() - began > _PATIENCE:
+                if monotonic() - began > PATIENCE:
                     self.given_up += 1
                     return
                 self.again += 1
@@ -205,37 +187,46 @@ class _Provider:
 
 
 async def _struck(system: _System) -> Figures:
-    """One of each is killed under load, and started again while the load goes on."""
-    contender = system.contender
-    first = await prepared(contender, _MOST_EVENTS * _STRUCK_SECONDS // EVENTS)
-    provider = _Provider(system.stack.urls, contender.secret, first, monotonic() + _STRUCK_SECONDS)
+    """The first of each is killed under load; the stack starts them again, and the node comes back a little later."""
+    contender, before = system.contender, await _work(system)
+    first = await prepared(contender, _MOST_EVENTS * _LONGEST_STRIKE // EVENTS)
+    provider, began = _Provider(system.stack.urls, contender.secret, first), monotonic()
     sending = asyncio.create_task(provider.run())
     try:
         await asyncio.sleep(_STRIKE_AFTER)
-        leader = await system.cluster.leader(_STREAM)
+        leader = await system.cluster.leader(STREAM)
         if leader is None:
-            raise RuntimeError(f"nobody leads {_STREAM}")
+            raise RuntimeError(f"nobody leads {STREAM}")
         await asyncio.gather(leader.kill(), *(system.stack.kill(name) for name in SERVICES))
+        killed = monotonic()
         await asyncio.sleep(_AWAY)
-        await asyncio.gather(leader.start(), *(system.stack.start(name) for name in SERVICES))
+        await asyncio.gather(leader.start(), *(system.stack.wait_until_restarted(name) for name in SERVICES))
+        back = monotonic()
+        provider.until = back + _AFTERWARDS
         await sending
     finally:
         sending.cancel()
-    ended = time()
+    ended, took = time(), monotonic() - began
     last, missing = await all_applied(contender, first, provider.sent)
     system.sent += provider.sent
+    system.struck = True
     faults = [f"not applied: {missing}"] if missing else []
     if provider.given_up:
         faults.append(f"{provider.given_up} webhooks not answered")
+    faults += await _wrong(system)
+    # The counters of those that were killed began anew.
+    before = {name: count for name, count in before.items() if not name.endswith("-1")}
+    work = {name: count - before.get(name, 0) for name, count in (await _work(system)).items()}
     return {
         "events": provider.sent,
-        "answered_per_s": round(provider.sent / _STRUCK_SECONDS, 1),
+        "answered_per_s": round(provider.sent / took, 1),
         "sent_again": provider.again,
         "spooled": provider.spooled,
         "longest_s": round(provider.longest, 2),
+        "back_after_s": round(back - killed, 2),
         "applied_after_s": round(max(last - ended, 0.0), 2),
-        "faults": faults + await _faults(system),
-        "work": await _work(system),
+        "faults": faults,
+        "work": work,
     }
 
 
@@ -255,6 +246,17 @@ async def _connections(system: _System) -> dict[str, int]:
     return found
 
 
+async def _wrong(system: _System) -> list[str]:
+    """What is wrong with the books, and what ended that nobody killed."""
+    ended = [
+        f"{name}-{index + 1} ended by itself"
+        for name in SERVICES
+        for index in range(system.size)
+        if system.stack.member(name, index).generation > (2 if system.struck and index == 0 else 1)
+    ]
+    return await check(system.stack, system.first, system.sent) + ended
+
+
 async def _work(system: _System) -> dict[str, int]:
     """What each replica has done since its start."""
     found: dict[str, int] = {}
@@ -266,67 +268,6 @@ async def _work(system: _System) -> dict[str, int]:
             counts = (line.rpartition(" ")[2] for line in lines if line.startswith(name) and holding in line)
             found[label] = int(sum(map(float, counts)))
     return found
-
-
-async def _faults(system: _System) -> list[str]:
-    """What is wrong with the books since the start: each webhook that was answered stands in its call's timeline once,
-    each version of a call was told of once, rollups equal a recount, and the audit accounts for every event."""
-    faults: list[str] = []
-    bounds = live_provider_id(system.first), live_provider_id(10**11)
-    client = await nats.connect(system.cluster.url.split(","))
-    database = await asyncpg.connect(system.stack.database_url)
-    try:
-        jetstream = client.jetstream()
-        if not await _settled(jetstream, database):
-            faults.append(f"after {_PATIENCE:.0f} s something is still to be done")
-        lines = await database.fetchrow(_TIMELINE, *bounds)
-        if lines is None or (lines["lines"], lines["twice"]) != (system.sent, 0):
-            faults.append(f"timeline: {lines}, answered: {system.sent}")
-        if differing := await database.fetchval(_ROLLUPS):
-            faults.append(f"{differing} rollups differ from a recount")
-        wanted = {
-            (str(row["id"]), version): 1
-            for row in await database.fetch(_VERSIONS, *bounds)
-            for version in range(2, row["version"] + 1)
-        }
-        told = await _told(jetstream)
-        if told != wanted:
-            lost, twice = len(wanted.keys() - told.keys()), sum(count > 1 for count in told.values())
-            faults.append(f"call events: {lost} lost, {twice} told twice")
-        if letters := (await jetstream.stream_info("DLQ")).state.messages:
-            faults.append(f"{letters} dead letters")
-    finally:
-        await database.close()
-        await client.close()
-    code, words = await system.stack.command("calls", "audit")
-    return faults + ([f"audit: {words}"] if code else [])
-
-
-async def _settled(jetstream: Any, database: asyncpg.Connection[Any]) -> bool:
-    """Wait until the consumer and the outbox have nothing left: what was delivered to a process that died comes again
-    only after the consumer's time."""
-    until = monotonic() + _PATIENCE
-    while monotonic() < until:
-        info = await jetstream.consumer_info(_STREAM, _CONSUMER)
-        if not (
-            info.num_pending or info.num_ack_pending or await database.fetchval("SELECT count(*) FROM calls.outbox")
-        ):
-            return True
-        await asyncio.sleep(0.2)
-    return False
-
-
-async def _told(jetstream: Any) -> Counter[tuple[str, int]]:
-    """How often each version of each call stands in CALL_EVENTS."""
-    left = (await jetstream.stream_info("CALL_EVENTS")).state.messages
-    config = ConsumerConfig(ack_policy=AckPolicy.NONE, inactive_threshold=30)
-    events = await jetstream.pull_subscribe("bc.evt.call.>", stream="CALL_EVENTS", config=config)
-    told: Counter[tuple[str, int]] = Counter()
-    while left > 0:
-        messages = await events.fetch(min(left, 500), timeout=5)
-        told.update((event["call_id"], event["version"]) for event in (orjson.loads(one.data) for one in messages))
-        left -= len(messages)
-    return told
 
 
 async def _read_contacts(system: _System) -> None:
@@ -381,7 +322,7 @@ def table(figures: Figures) -> str:
     ]  # fmt: skip
     struck = [
         (
-            size, f"{run['events']:,}", f"{run['sent_again']:,}", f"{run['spooled']:,}", f"{run['longest_s']:.1f}",
+            size, f"{run['events']:,}", f"{run['sent_again']:,}", f"{run['spooled']:,}", f"{run['longest_s']:.1f}", f"{run['back_after_s']:.1f}",
             f"{run['applied_after_s']:.1f}", _each(run, "calls"), "; ".join(run["faults"]) or "none",
         )
         for size, run in ((size, found["struck"]) for size, found in figures.items() if "struck" in found)
@@ -390,5 +331,14 @@ def table(figures: Figures) -> str:
     peaks = [f"MB {kind}" for kind in (*SERVICES, "NATS", "Postgres")]
     links = ("to Postgres", "to NATS", "events by each calls replica", "faults")
     head = ("of each", "answered/s", "applied/s", *micros, *peaks, *links)
-    kills = ("of each", "events", "sent again", "spooled", "longest answer, s", "all applied after, s", *links[2:])
+    kills = (
+        "of each",
+        "events",
+        "sent again",
+        "spooled",
+        "longest answer, s",
+        "back after, s",
+        "all applied after, s",
+        *links[2:],
+    )
     return f"{_markdown(head, steady)}\n\nOne of each killed, and the stream's leader:\n\n{_markdown(kills, struck)}"

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import math
 import shutil
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,20 +25,23 @@ from bench import ours, usage, wrk
 from bench.applied import all_applied, next_live, prepared
 from bench.bodies import BLOCK, EVENTS, order, templates
 from bench.contender import Contender, with_children
+from bench.footprint import SERVICES
+from bench.ingest import CONNECTIONS, MOST_EVENTS
 from bench.scaling_books import CONSUMER, PATIENCE, STREAM, check
+from bench.scaling_table import table, write
 from bench.setup import BASE, Figures, Setup, log_in
 from boostedcalls.devkit.cluster import NatsCluster, nats_cluster
+from boostedcalls.devkit.servers import CHECKOUT
 from boostedcalls.devkit.stack import Stack
 
 SIZES = (1, 2, 4)
-SERVICES = ("gateway", "webhooks", "calls", "contacts")
+PAGE = CHECKOUT / "docs" / "scaling.md"
 _NODES = 3
 _SECONDS = 8
-_CONNECTIONS, _SENDERS = 64, 32
-# Of all gateways together, a second: live calls are prepared for so many.
-_MOST_EVENTS = 6_000
+_SENDERS = 32
 _STRIKE_AFTER, _AWAY, _AFTERWARDS = 3.0, 4.0, 3.0
-_LONGEST_STRIKE = 20
+# Webhooks at most while something is killed.
+_MOST_STRUCK = 60_000
 # What tells of a replica that it took part: a counter, and what its line must hold.
 _WORK = {
     "gateway": ("boostedcalls_http_request_seconds_count", "webhook"),
@@ -79,8 +82,8 @@ async def _started(setup: Setup, size: int) -> AsyncGenerator[_System]:
         # Nothing is placed; and should anything be, it must not leave this machine.
         env = {"VAPI_BASE_URL": "http://127.0.0.1:9", "VAPI_API_KEY": "none", "ACCESS_TOKEN_MINUTES": "60"}
         env |= {"NATS_URL": cluster.url, "NATS_STREAM_REPLICAS": str(_NODES)}
-        parts, replicas = ("postgres", *SERVICES), dict.fromkeys(SERVICES, size)
-        async with Stack(folder, parts=parts, replicas=replicas, env=env) as stack:
+        parts, counts = ("postgres", *SERVICES), {name: size for name in SERVICES}
+        async with Stack(folder, parts=parts, replicas=counts, env=env) as stack:
 
             def processes() -> Mapping[str, list[int]]:
                 found = {"postgres": with_children(stack.member("postgres").server.child.pid)}
@@ -108,11 +111,11 @@ async def _started(setup: Setup, size: int) -> AsyncGenerator[_System]:
 async def _steady(system: _System) -> Figures:
     """wrk through each gateway, each with calls of its own."""
     contender, urls = system.contender, system.stack.urls
-    each = -(-_MOST_EVENTS * _SECONDS // (EVENTS * BLOCK * len(urls))) * BLOCK
+    each = -(-MOST_EVENTS * _SECONDS // (EVENTS * BLOCK * len(urls))) * BLOCK
     first = await prepared(contender, each * len(urls))
     async with usage.measured(contender.processes) as used:
         loads = (
-            wrk.ingest(url, contender.secret, (first + each * place) * EVENTS, _SECONDS, _CONNECTIONS // len(urls))
+            wrk.ingest(url, contender.secret, (first + each * place) * EVENTS, _SECONDS, CONNECTIONS // len(urls))
             for place, url in enumerate(urls)
         )
         runs = await asyncio.gather(*loads)
@@ -121,10 +124,10 @@ async def _steady(system: _System) -> Figures:
     answered = sum(run.answered for run in runs)
     system.sent += answered
     last, began = max(at for at, _ in applied), min(run.began for run in runs)
-    micros: Counter[str] = Counter()
+    micros: defaultdict[str, float] = defaultdict(float)
     peaks: dict[str, list[float]] = {}
     for label, value in used.cpu_micros(answered).items():
-        micros[label.partition("-")[0]] += value  # pyright: ignore[reportArgumentType]
+        micros[label.partition("-")[0]] += value
     for label, value in sorted(used.peak_mb.items()):
         peaks.setdefault(label.partition("-")[0], []).append(value)
     faults = [f"{sum(run.errors.values())} webhooks not answered" for run in runs if run.errors]
@@ -163,7 +166,7 @@ class _Provider:
             await asyncio.gather(*(self._send_on(http, number) for number in range(_SENDERS)))
 
     async def _send_on(self, http: aiohttp.ClientSession, number: int) -> None:
-        while monotonic() < self.until:
+        while monotonic() < self.until and self.sent < _MOST_STRUCK:
             body, began = templates().body(order(self.first * EVENTS + next(self.places))), monotonic()
             self.sent += 1
             for attempt in itertools.count(number):
@@ -189,7 +192,7 @@ class _Provider:
 async def _struck(system: _System) -> Figures:
     """The first of each is killed under load; the stack starts them again, and the node comes back a little later."""
     contender, before = system.contender, await _work(system)
-    first = await prepared(contender, _MOST_EVENTS * _LONGEST_STRIKE // EVENTS)
+    first = await prepared(contender, _MOST_STRUCK // EVENTS)
     provider, began = _Provider(system.stack.urls, contender.secret, first), monotonic()
     sending = asyncio.create_task(provider.run())
     try:
@@ -280,7 +283,7 @@ async def _read_contacts(system: _System) -> None:
 
 
 async def part(setup: Setup) -> Figures:
-    """{size: {"steady": run, "struck": run}}; once: the books are what counts, and they are either right or not."""
+    """{size: {"steady": run, "struck": run}}, once: the books are either right or not. Also into docs/scaling.md."""
     figures: Figures = {}
     if setup.quick or not setup.chosen(["ours"]):
         return figures
@@ -292,53 +295,7 @@ async def part(setup: Setup) -> Figures:
                 found["struck"] = await _struck(system)
         for name, run in found.items():
             setup.say(f"scaling: {size} of each, {name}: {run['answered_per_s']}/s, {run['faults'] or 'no faults'}")
-            setup.say(f"  {run['work']}")
     setup.drop("ours", "scaling", BASE)
-    setup.say(f"\n{table(figures)}\n")
+    setup.say(table(figures))
+    write(PAGE, figures)
     return figures
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _each(runs: Figures, label: str) -> str:
-    return " / ".join(f"{value:,}" for name, value in runs["work"].items() if name.startswith(label))
-
-
-def table(figures: Figures) -> str:
-    """Both loads, as Markdown."""
-    steady = [
-        (
-            size, f"{run['answered_per_s']:,.0f}", f"{run['applied_per_s']:,.0f}",
-            *(f"{run['cpu_us'][kind]:.0f}" for kind in ("gateway", "webhooks", "calls", "nats", "postgres")),
-            *(f"{max(run['peak_mb'][kind]):.0f}" for kind in (*SERVICES, "nats", "postgres")),
-            str(sum(count for name, count in run["connections"].items() if name.startswith("postgres"))),
-            str(sum(count for name, count in run["connections"].items() if name.startswith("nats"))),
-            _each(run, "calls"), "; ".join(run["faults"]) or "none",
-        )
-        for size, run in ((size, found["steady"]) for size, found in figures.items())
-    ]  # fmt: skip
-    struck = [
-        (
-            size, f"{run['events']:,}", f"{run['sent_again']:,}", f"{run['spooled']:,}", f"{run['longest_s']:.1f}", f"{run['back_after_s']:.1f}",
-            f"{run['applied_after_s']:.1f}", _each(run, "calls"), "; ".join(run["faults"]) or "none",
-        )
-        for size, run in ((size, found["struck"]) for size, found in figures.items() if "struck" in found)
-    ]  # fmt: skip
-    micros = [f"µs {kind}" for kind in ("gateway", "webhooks", "calls", "NATS", "Postgres")]
-    peaks = [f"MB {kind}" for kind in (*SERVICES, "NATS", "Postgres")]
-    links = ("to Postgres", "to NATS", "events by each calls replica", "faults")
-    head = ("of each", "answered/s", "applied/s", *micros, *peaks, *links)
-    kills = (
-        "of each",
-        "events",
-        "sent again",
-        "spooled",
-        "longest answer, s",
-        "back after, s",
-        "all applied after, s",
-        *links[2:],
-    )
-    return f"{_markdown(head, steady)}\n\nOne of each killed, and the stream's leader:\n\n{_markdown(kills, struck)}"

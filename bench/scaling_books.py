@@ -13,6 +13,7 @@ import asyncpg
 import nats  # noqa: TID251 - it looks at the streams from outside
 import orjson
 from nats.js.api import AckPolicy, ConsumerConfig  # noqa: TID251
+from nats.js.errors import ServiceUnavailableError  # noqa: TID251
 
 from bench.data import live_provider_id
 from boostedcalls.devkit.stack import Stack
@@ -94,8 +95,14 @@ async def _told(jetstream: Any) -> Counter[tuple[str, int]]:
     config = ConsumerConfig(ack_policy=AckPolicy.NONE, inactive_threshold=30)
     events = await jetstream.pull_subscribe("bc.evt.call.>", stream="CALL_EVENTS", config=config)
     told: Counter[tuple[str, int]] = Counter()
-    while left > 0:
-        messages = await events.fetch(min(left, 500), timeout=5)
-        told.update((event["call_id"], event["version"]) for event in (orjson.loads(one.data) for one in messages))
-        left -= len(messages)
+    async with asyncio.timeout(PATIENCE):
+        while left > 0:
+            try:
+                messages = await events.fetch(min(left, 500), timeout=5)
+            except ServiceUnavailableError:
+                # The node that we ask has not heard yet of a consumer that another one made.
+                await asyncio.sleep(0.1)
+                continue
+            told.update((event["call_id"], event["version"]) for event in (orjson.loads(one.data) for one in messages))
+            left -= len(messages)
     return told

@@ -124,7 +124,7 @@ async def test_consumer_that_an_operator_made_is_brought_to_what_it_must_be_and_
     for _ in range(2):
         await ensure_consumer(bus, consumer)
     info = await bus.jetstream.consumer_info(PROVIDER_EVENTS, consumer.durable)
-    assert (info.config.max_deliver, info.config.max_ack_pending, info.config.ack_wait) == (-1, 32, 30.0)
+    assert (info.config.max_deliver, info.config.max_ack_pending, info.config.ack_wait) == (-1, 128, 30.0)
     assert info.num_pending == 1
 
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from boostedcalls.common.bus import Endpoint
+from boostedcalls.common.context import caller
 from boostedcalls.common.errors import ServiceError, problem
 from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK, INGEST_WEBHOOKS, pack_answers, unpack
 
@@ -17,6 +18,7 @@ class Service:
     def __init__(self):
         self.requests = []
         self.refused = set()
+        self.lost = b"lost"
         self.go = asyncio.Event()
         self.asked = asyncio.Event()
 
@@ -36,6 +38,8 @@ class Service:
         self.requests.append(webhooks)
         self.asked.set()
         await self.go.wait()
+        if self.lost in [body for _, body in webhooks]:
+            await asyncio.Event().wait()
         return [problem("internal_error") if body in self.refused else b'"%s"' % body for _, body in webhooks]
 
 
@@ -70,6 +74,23 @@ async def test_webhook_that_finds_nothing_under_way_goes_at_once_and_alone(servi
     answer = await send(b"alone")
     assert (answer.status_code, answer.content) == (200, b'"alone"')
     assert [[body for _, body in request] for request in service.requests] == [[b"alone"]]
+
+
+async def test_webhook_that_comes_in_the_moment_the_last_one_is_answered_does_not_wait_for_a_third(service, gateway):
+    service.go.set()
+    for body in (b"1", b"2", b"3"):
+        # In the same step of the loop in which the one before is answered.
+        assert await gateway.deps.breaker.ask(caller(), body) == b'"%s"' % body
+
+
+async def test_request_that_hangs_does_not_hold_up_what_comes_later(service, gateway):
+    lost = asyncio.create_task(gateway.deps.breaker.ask(caller(), b"lost"))
+    await service.asked.wait()
+    await asyncio.sleep(0.4)
+    service.go.set()
+    assert await gateway.deps.breaker.ask(caller(), b"later") == b'"later"'
+    with pytest.raises(ServiceError, match="timeout"):
+        await lost
 
 
 async def test_webhooks_behind_one_under_way_travel_together_and_each_gets_its_own_answer(service, send):

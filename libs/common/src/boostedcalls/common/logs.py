@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -27,7 +28,11 @@ class _Lines:
 
 
 def _dumps(event: Any, **_: Any) -> bytes:
-    return orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    try:
+        return orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        # Half an emoji, a number beyond 64 bits: a line is often written where something failed, and must not fail too.
+        return json.dumps(event, default=str).encode() + b"\n"
 
 
 def _as_text(_: Any, __: str, line: Any) -> str:

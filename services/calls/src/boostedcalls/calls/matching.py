@@ -135,6 +135,8 @@ async def _park(connection: Connection, items: Sequence[_Known]) -> int:
     """Keep the items until their call is known; return how many were not kept before."""
     if not items:
         return 0
+    # In one order, whatever the order of delivery: two batches must not wait for each other.
+    items = sorted(items, key=lambda item: (item.provider_call_id, item.arrival.sequence))
     kept = await connection.fetch(
         "INSERT INTO calls.unmatched (sequence, provider_call_id, event)"
         " SELECT sequence, id, event::jsonb FROM unnest($1::bigint[], $2::text[], $3::text[]) AS n(sequence, id, event)"

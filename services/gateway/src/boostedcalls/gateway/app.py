@@ -61,7 +61,7 @@ def build_app(deps: Deps) -> ASGIApp:
     )
     app.state.deps = deps
     # Beside the application: webhooks are counted and limited by themselves, so that people who wait for a service that
-    # hangs cost no report. Those that were stored are in their stream, with all that a line in the log could say.
+    # hangs cost no report. Those that were stored are in their stream: no line in the log for each of them.
     door = Edge(WebhookDoor(deps), route_of=lambda _: webhook.PATH, max_body=MAX_WEBHOOK_BODY, quiet=True)
 
     async def either(scope: Scope, receive: Receive, send: Send) -> None:

@@ -86,12 +86,15 @@ class Edge:
             # An answer that has begun cannot be taken back: the server cuts the connection.
             if not status:
                 await render(answer, who.request_id)(scope, receive, stamped)
+            # It holds this frame, and the body with it, until the collector comes.
+            del answer
         finally:
             self._in_flight -= 1
             seconds = monotonic() - started
             method, route = scope["method"], self._route_of(scope)
             SERVED.labels(method, route, status).observe(seconds)
             if not (self._quiet and well):
+                bind(who)
                 log.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1))
 
 

@@ -10,6 +10,8 @@ import asyncio
 from asyncio import Task
 from collections.abc import Awaitable, Callable, Hashable
 
+_PATIENCE = 0.5
+
 Question = Callable[[], Awaitable[bytes]]
 
 
@@ -33,10 +35,13 @@ class Flights:
         return await asyncio.shield(flight)
 
     async def _fly(self, key: Hashable, before: Task[bytes] | None, question: Question) -> bytes:
+        me = asyncio.current_task()
         if before is not None:
-            await asyncio.wait({before})
+            # One that hangs, because its service died with it, is not waited for.
+            await asyncio.wait({before}, timeout=_PATIENCE)
             self._under_way[key] = self._next.pop(key)
         try:
             return await question()
         finally:
-            del self._under_way[key]
+            if self._under_way.get(key) is me:
+                del self._under_way[key]

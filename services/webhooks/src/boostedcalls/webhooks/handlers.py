@@ -26,11 +26,13 @@ from boostedcalls.webhooks.vapi import NotAMessage, parse
 log = get_logger(__name__)
 
 STORED = Counter("boostedcalls_webhooks_stored_total", "Webhooks stored as provider events", ["type"])
+NOT_STORED = Counter("boostedcalls_webhooks_not_stored_total", "Webhooks that no stream took: to be sent again")
 REFUSED = Counter("boostedcalls_webhooks_dead_letters_total", "Webhooks kept as dead letters", ["reason"])
 
 _ORIGIN = "webhook"
 # Below the gateway's patience, so that it hears that NATS is away from us and not from a time-out.
 _PUBLISH_SECONDS = 2.5
+_LETTER_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ async def ingest_many(bus: Bus, _: Caller, data: bytes) -> bytes:
 
 
 async def _ingest(bus: Bus, webhooks: Sequence[Webhook]) -> list[bytes | ServiceError]:
+    # Many wait for the slowest of them: what is not stored soon is sent again by itself.
+    seconds = _PUBLISH_SECONDS if len(webhooks) == 1 else _LETTER_SECONDS
     answers: list[bytes | ServiceError] = [OK] * len(webhooks)
     events: list[tuple[int, _Event]] = []
     letters: list[tuple[int, Awaitable[None]]] = []
@@ -65,7 +69,7 @@ async def _ingest(bus: Bus, webhooks: Sequence[Webhook]) -> list[bytes | Service
         try:
             events.append((place, _event(webhook)))
         except NotAMessage as fault:
-            letters.append((place, _keep_aside(bus, webhook, fault.reason, fault.data)))
+            letters.append((place, _keep_aside(bus, webhook, fault.reason, fault.data, seconds)))
         except Exception as error:
             # One that cannot be worked on does not take the others with it.
             answers[place] = masked(error)
@@ -74,22 +78,23 @@ async def _ingest(bus: Bus, webhooks: Sequence[Webhook]) -> list[bytes | Service
     )
     for (place, event), outcome in zip(events, outcomes, strict=True):
         if isinstance(outcome, ServiceError):
-            # Written out it is larger than a message may be: numbers such as 1e99 grow.
-            letters.append((place, _keep_aside(bus, event.webhook, "too large", event.webhook.body)))
-        answers[place] = _unavailable(outcome) if isinstance(outcome, Unavailable) else event.answer
+            # Written out it is larger than a message may be: a number such as 1e15 grows.
+            letters.append((place, _keep_aside(bus, event.webhook, "too large", event.webhook.body, seconds)))
+        answers[place] = _unavailable(event.webhook, outcome) if isinstance(outcome, Unavailable) else event.answer
         if outcome is None:
             STORED.labels(event.label).inc()
     kept = await asyncio.gather(*(letter for _, letter in letters), return_exceptions=True)
     for (place, _), fault in zip(letters, kept, strict=True):
         if isinstance(fault, Unavailable):
-            answers[place] = _unavailable(fault)
+            answers[place] = _unavailable(webhooks[place], fault)
         elif fault is not None:
             answers[place] = fault if isinstance(fault, ServiceError) else masked(fault)
     return answers
 
 
-def _unavailable(reason: Unavailable) -> ServiceError:
-    log.warning("webhook_not_stored", reason=str(reason)[:300])
+def _unavailable(webhook: Webhook, reason: Unavailable) -> ServiceError:
+    NOT_STORED.inc()
+    log.warning("webhook_not_stored", request_id=webhook.who.request_id, reason=str(reason)[:300])
     return problem("unavailable", retry_after=1)
 
 
@@ -112,7 +117,7 @@ def _event(webhook: Webhook) -> _Event:
     )
 
 
-async def _keep_aside(bus: Bus, webhook: Webhook, reason: str, data: bytes) -> None:
+async def _keep_aside(bus: Bus, webhook: Webhook, reason: str, data: bytes, seconds: float) -> None:
     digest, who = hashlib.sha256(webhook.body).hexdigest(), webhook.who
     await bus.publish(
         subjects.dead_letter(_ORIGIN, digest[:32]),
@@ -126,7 +131,7 @@ async def _keep_aside(bus: Bus, webhook: Webhook, reason: str, data: bytes) -> N
             TRACEPARENT: who.traceparent,
             RECEIVED_AT: rfc3339(who.received_at or datetime.now(UTC)),
         },
-        timeout=_PUBLISH_SECONDS,
+        timeout=seconds,
     )
     REFUSED.labels(reason).inc()
-    log.warning("webhook_is_no_message", reason=reason, size=len(webhook.body))
+    log.warning("webhook_is_no_message", request_id=who.request_id, reason=reason, size=len(webhook.body))

@@ -46,7 +46,7 @@ class Acks:
             return
         confirmed, done, number = row
         # What is no PubAck (an error, nobody there) ends the row: the rest is better tried one by one.
-        if message.headers or b'"error"' in message.data:
+        if message.headers or b'"error"' in message.data or b'"seq"' not in message.data:
             number = 0
         else:
             confirmed.add(int(place))

@@ -20,6 +20,7 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from boostedcalls.common.bus.connection import EXPECTED_STREAM, MESSAGE_ID, PUBLISH_TRY, Bus
@@ -38,6 +39,10 @@ _MOST_BYTES = 4 * 1024 * 1024
 # A server that refuses every batch is not asked again for a while.
 _REFUSED_FOR = 60.0
 _DUPLICATE = 10201
+# How long messages of many are tried by themselves, once they were not confirmed together.
+_ALONE = 0.3
+# Before it, a batch could be confirmed that was stored in part: when a write failed, or the leader changed.
+_SINCE = (2, 15)
 
 
 @dataclass(slots=True)
@@ -58,8 +63,12 @@ async def publish_all(bus: Bus, stream: str, messages: Sequence[Outgoing], timeo
     ServiceError where it is too large. `timeout` in seconds."""
     deadline = monotonic() + timeout
     if await _as_batch(bus, stream, messages, min(timeout, PUBLISH_TRY)):
+        bus.stored(stream)
         return [None] * len(messages)
     confirmed = await _in_a_row(bus, stream, messages, min(timeout, PUBLISH_TRY))
+    if len(messages) > 1:
+        # One that the stream refuses must not hold up all the others' answers.
+        deadline = min(deadline, monotonic() + _ALONE)
 
     async def alone(place: int, message: Outgoing) -> Outcome:
         if place in confirmed:
@@ -78,6 +87,7 @@ async def publish_all(bus: Bus, stream: str, messages: Sequence[Outgoing], timeo
         return None
 
     if len(confirmed) == len(messages):
+        bus.stored(stream)
         return [None] * len(messages)
     return list(await asyncio.gather(*(alone(place, message) for place, message in enumerate(messages))))
 
@@ -105,16 +115,11 @@ async def _as_batch(bus: Bus, stream: str, messages: Sequence[Outgoing], timeout
     """Whether the server stored all of them as one batch. When the answer is lost they may be stored all the same."""
     size = sum(len(message.data) for message in messages)
     ids = {message.message_id for message in messages}
-    fit = size <= _MOST_BYTES and all(bus.fits(message.data) for message in messages)
-    if (
-        not bus.atomic_batches
-        or len(messages) < _WORTH_IT
-        or len(ids) < len(messages)
-        or not fit
-        or not bus.client.is_connected
-    ):
+    if len(messages) < _WORTH_IT or len(ids) < len(messages) or size > _MOST_BYTES:
         return False
-    if monotonic() < bus.no_batches_until.get(stream, 0.0):
+    if not (bus.atomic_batches and bus.client.is_connected and _is_safe(bus.client)):
+        return False
+    if monotonic() < bus.no_batches_until.get(stream, 0.0) or not all(bus.fits(message.data) for message in messages):
         return False
     batch = uuid4().hex
     try:
@@ -135,6 +140,11 @@ async def _as_batch(bus: Bus, stream: str, messages: Sequence[Outgoing], timeout
         log.warning("batch_refused", stream=stream, size=len(messages), reason=error.get("description"))
         bus.no_batches_until[stream] = monotonic() + _REFUSED_FOR
     return False
+
+
+def _is_safe(client: Client) -> bool:
+    version = client.connected_server_version
+    return (version.major, version.minor) >= _SINCE
 
 
 def _headers(stream: str, message: Outgoing, batch: str, place: int) -> dict[str, str]:

@@ -180,6 +180,11 @@ class Bus:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.25)
 
+    def stored(self, stream: str) -> None:
+        """A stream took what it was given: its trouble, if it had one, is over."""
+        if (trouble := self._troubles.get(stream)) is not None:
+            trouble.over()
+
     async def _restore(self, stream: str) -> None:
         """Make the stream anew should it be gone, looking at most every five seconds."""
         now = monotonic()

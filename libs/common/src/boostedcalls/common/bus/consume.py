@@ -64,7 +64,7 @@ REPLAY_RESULT = "Bc-Replay-Result"
 
 CONSUMED = Counter("boostedcalls_consumed_total", "Messages consumed", ["consumer", "result"])
 TROUBLES = Counter("boostedcalls_consumer_troubles_total", "Attempts to fetch from a stream that failed", ["stream"])
-PAUSED = Gauge("boostedcalls_fetching_paused", "1 while nothing is fetched because the database is away", ["stream"])
+PAUSED = Gauge("boostedcalls_fetching_paused", "Readers that fetch nothing while the database is away", ["stream"])
 
 
 @dataclass(slots=True)
@@ -127,7 +127,6 @@ class _Pause:
     def __init__(self, bus: Bus, stream: str, ready: Ready) -> None:
         self._bus, self._ready = bus, ready
         self._paused = PAUSED.labels(stream)
-        self._paused.set(0)
         self._trouble = Trouble("fetching_paused", "fetching_resumed", stream=stream)
         self._length = 0.0
 
@@ -135,7 +134,7 @@ class _Pause:
         self._length = 0.0
 
     async def take(self, missing: Unavailable) -> None:
-        self._paused.set(1)
+        self._paused.inc()
         self._trouble.seen(missing)
         await self._sleep(self._length)
         self._length = min(max(self._length * 2, _LOOK_SECONDS), _LONGEST_PAUSE)
@@ -145,7 +144,7 @@ class _Pause:
                     break
             await self._sleep(_LOOK_SECONDS)
         self._trouble.over()
-        self._paused.set(0)
+        self._paused.dec()
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -108,7 +108,9 @@ async def ensure_consumer(bus: Bus, consumer: Consumer) -> None:
         ack_policy=AckPolicy.EXPLICIT,
         ack_wait=consumer.ack_wait,
         max_deliver=-1,
-        max_ack_pending=4 * consumer.batch,
+        # Above what all replicas together have in hand: a request beyond it would lie at the server and be
+        # filled when its reader is busy with something else.
+        max_ack_pending=max(16 * consumer.batch, 64),
     )
     try:
         found = (await bus.jetstream.consumer_info(consumer.stream, consumer.durable)).config

@@ -69,7 +69,10 @@ def pack_answers(answers: Sequence[bytes | ServiceError]) -> bytes:
 def unpack_answers(data: bytes) -> list[bytes | ServiceError]:
     """Raises ValueError for what `pack_answers` did not make."""
     found: list[bytes | ServiceError] = []
-    for answer in cast("list[str | dict[str, Any]]", orjson.loads(data)):
+    answers = orjson.loads(data)
+    if not isinstance(answers, list):
+        raise ValueError("no list of answers")
+    for answer in cast("list[str | dict[str, Any]]", answers):
         if isinstance(answer, str):
             found.append(answer.encode())
         else:

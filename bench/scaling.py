@@ -207,9 +207,10 @@ async def _struck(system: _System) -> Figures:
         back = monotonic()
         provider.until = back + _AFTERWARDS
         await sending
+        ended, took = time(), monotonic() - began
     finally:
         sending.cancel()
-    ended, took = time(), monotonic() - began
+    await _read_contacts(system)
     last, missing = await all_applied(contender, first, provider.sent)
     system.sent += provider.sent
     system.struck = True

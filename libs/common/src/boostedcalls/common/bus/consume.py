@@ -42,7 +42,7 @@ _FETCH_SECONDS = 2.0
 _IDLE_CHECK = 15
 # Where many come at once, and are all taken, a moment's wait makes the next batch larger and each message cheaper.
 _MANY = 8
-_GATHERING = 0.01
+_GATHERING = 0.02
 # Between looks whether what a handler needs is back; and, growing up to the second, where it is back each time and the
 # handler fails again (a full disk can be read): every try counts as a delivery.
 _LOOK_SECONDS = 0.5

@@ -82,6 +82,8 @@ async def start_ours(
     if not simulator:
         # Nothing is placed; and should anything be, it must not leave this machine.
         settings = {"VAPI_BASE_URL": "http://127.0.0.1:9", "VAPI_API_KEY": "none", **settings}
+        # And nobody is there to be asked about calls that are left half told.
+        settings["SYNC_STEPS"] = "86400"
     if data is not None:
         await ours.load(folder, data)
     # A fresh stream each time: what an earlier run left to do is none of this one's.

@@ -1,11 +1,13 @@
 """Starting while NATS is away."""
 
 import asyncio
+import signal
 from contextlib import AsyncExitStack
 
 import pytest
 
-from boostedcalls.common.bus import Endpoint, NatsSettings, connect, serve
+from boostedcalls.common.bus import Endpoint, NatsSettings, connect, serve, streams, wait_for_streams
+from boostedcalls.common.bus.streams import PROVIDER_EVENTS
 from boostedcalls.common.context import caller
 from boostedcalls.common.errors import ServiceError, Unavailable
 from boostedcalls.common.runtime import Runtime, RuntimeSettings
@@ -53,3 +55,18 @@ async def test_a_process_told_to_stop_before_nats_ever_came_ends_in_order():
 
 async def echo(_, data):
     return data
+
+
+async def test_process_that_starts_while_its_streams_do_not_answer_waits_and_then_says_so(
+    new_bus, nats_server, monkeypatch
+):
+    monkeypatch.setattr(streams, "_PATIENCE", 1.0)
+    bus = await new_bus()
+    bus.jetstream._timeout = 0.3
+    nats_server.child.signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(Unavailable, match="JetStream does not answer"):
+            await wait_for_streams(bus, PROVIDER_EVENTS)
+    finally:
+        nats_server.child.signal(signal.SIGCONT)
+    await wait_for_streams(bus, PROVIDER_EVENTS)

@@ -15,7 +15,7 @@ from boostedcalls.calls.dispatch import Deps
 from boostedcalls.calls.handlers import Service
 from boostedcalls.calls.settings import CallsSettings, ProviderSettings
 from boostedcalls.calls.vapi import open_vapi
-from boostedcalls.common.bus import NatsSettings, connect, consume, endpoint, ensure_streams, serve
+from boostedcalls.common.bus import NatsSettings, connect, consume, endpoint, serve, wait_for_streams
 from boostedcalls.common.bus.streams import CALL_EVENTS, CALLS_JOBS, CALLS_PROVIDER, DLQ, JOBS, PROVIDER_EVENTS
 from boostedcalls.common.db import DatabaseSettings, open_pool, reachable
 from boostedcalls.common.errors import Unavailable
@@ -33,7 +33,7 @@ async def open_service(stack: AsyncExitStack, runtime: Runtime) -> Service:
     database, nats = load(DatabaseSettings), load(NatsSettings)
     pool = await open_pool(stack, database, "calls")
     bus = await connect(stack, runtime, nats, "calls")
-    await ensure_streams(bus, PROVIDER_EVENTS, CALL_EVENTS, JOBS, DLQ)
+    await wait_for_streams(bus, PROVIDER_EVENTS, CALL_EVENTS, JOBS, DLQ)
     vapi = await open_vapi(stack, provider)
     return Service(Deps(pool, vapi, Relay(bus, pool, "calls"), settings, provider), bus)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from boostedcalls.common.bus import NatsSettings, connect, endpoint, ensure_streams, serve
+from boostedcalls.common.bus import NatsSettings, connect, endpoint, serve, wait_for_streams
 from boostedcalls.common.bus.streams import CALL_EVENTS
 from boostedcalls.common.db import DatabaseSettings, open_pool, reachable
 from boostedcalls.common.health import serve_health
@@ -39,7 +39,7 @@ async def start(
     """Open everything on the stack and serve. Raises what the database and NATS raise when they are away."""
     pool = await open_pool(stack, database, SCHEMA)
     bus = await connect(stack, runtime, nats, SCHEMA)
-    await ensure_streams(bus, CALL_EVENTS)
+    await wait_for_streams(bus, CALL_EVENTS)
     relay = Relay(bus, pool, SCHEMA)
     stack.push_async_callback(runtime.cancel, runtime.spawn(relay.run(), "outbox"))
     deps = Deps(pool, relay, settings.default_region)

@@ -31,8 +31,10 @@ log = get_logger(__name__)
 # The provider is to be answered within 3.5 s, the spool's share included.
 _TIMEOUT = 3.0
 AWAY = ("unavailable", "timeout")
-# While what is behind us hangs, only so many webhooks wait for it to the end of their time.
-_MOST_WAITING = 256
+# While what is behind us hangs, only so many webhooks wait for it to the end of their time; a quarter of a second's
+# pause at a few thousand a second is no reason for the spool. The rest of those that may be in flight (edge.py) is for
+# those that go there.
+_MOST_WAITING = 768
 _AT_ONCE = 8
 # What counts against a record: an error, or no answer, while others were taken. A service that is overloaded leaves
 # many unanswered, so that weighs less.

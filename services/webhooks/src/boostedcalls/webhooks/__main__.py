@@ -6,7 +6,7 @@ import sys
 from contextlib import AsyncExitStack
 from functools import partial
 
-from boostedcalls.common.bus import Endpoint, NatsSettings, connect, ensure_streams, serve
+from boostedcalls.common.bus import Endpoint, NatsSettings, connect, serve, wait_for_streams
 from boostedcalls.common.bus.streams import DLQ, PROVIDER_EVENTS
 from boostedcalls.common.health import serve_health
 from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK, INGEST_WEBHOOKS
@@ -18,7 +18,7 @@ from boostedcalls.webhooks.handlers import ingest, ingest_many
 async def start(nats: NatsSettings, stack: AsyncExitStack, runtime: Runtime) -> None:
     """Open everything on the stack and serve. Raises what NATS raises when it is away."""
     bus = await connect(stack, runtime, nats, "webhooks")
-    await ensure_streams(bus, PROVIDER_EVENTS, DLQ)
+    await wait_for_streams(bus, PROVIDER_EVENTS, DLQ)
     endpoints = [
         Endpoint(INGEST_WEBHOOK, partial(ingest, bus)),
         Endpoint(INGEST_WEBHOOKS, partial(ingest_many, bus)),

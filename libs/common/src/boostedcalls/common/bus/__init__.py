@@ -4,7 +4,7 @@ from boostedcalls.common.bus.batch import Outgoing, publish_all
 from boostedcalls.common.bus.connection import Bus, NatsSettings, connect
 from boostedcalls.common.bus.consume import Delivery, consume, dead_letter
 from boostedcalls.common.bus.rpc import Endpoint, endpoint, serve
-from boostedcalls.common.bus.streams import ensure_streams
+from boostedcalls.common.bus.streams import ensure_streams, wait_for_streams
 
 __all__ = [
     "Bus",
@@ -19,4 +19,5 @@ __all__ = [
     "ensure_streams",
     "publish_all",
     "serve",
+    "wait_for_streams",
 ]

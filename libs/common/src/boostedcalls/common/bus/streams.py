@@ -4,13 +4,18 @@
 # (nats-py passes options on as untyped **kwargs)
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import TYPE_CHECKING
 
+from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 
 from boostedcalls.common import subjects
+from boostedcalls.common.errors import Unavailable
 from boostedcalls.common.logs import get_logger
 
 if TYPE_CHECKING:
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+_PATIENCE = 30.0
 _MINUTE = 60.0
 _DAY = 24 * 60 * _MINUTE
 
@@ -99,6 +105,19 @@ async def ensure_streams(bus: Bus, *names: str) -> None:
             log.info("stream_updated", stream=name)
             # What an operator set besides (size limits, say) stays.
             await bus.jetstream.update_stream(replace(found, **{field: getattr(wanted, field) for field in fields}))
+
+
+async def wait_for_streams(bus: Bus, *names: str) -> None:
+    """`ensure_streams` for a process that starts: a cluster may be without a leader for some seconds. Raises
+    Unavailable after 30 s, or when the process is told to stop."""
+    deadline = monotonic() + _PATIENCE
+    while True:
+        try:
+            return await ensure_streams(bus, *names)
+        except (NatsTimeout, NoRespondersError, ServiceUnavailableError) as error:
+            if monotonic() > deadline or bus.runtime.stopping.is_set():
+                raise Unavailable(f"JetStream does not answer: {type(error).__name__}: {error}"[:300]) from error
+        await asyncio.sleep(0.5)
 
 
 async def ensure_consumer(bus: Bus, consumer: Consumer) -> None:

@@ -22,7 +22,8 @@ from boostedcalls.calls.dispatch import Deps
 from boostedcalls.calls.handlers import Service
 from boostedcalls.calls.payload import create_call_body
 from boostedcalls.common.bus import Bus
-from boostedcalls.common.bus.consume import _fetch, _settle
+from boostedcalls.common.bus.consume import _settle
+from boostedcalls.common.bus.pull import Puller
 from boostedcalls.common.bus.streams import PROVIDER_EVENTS, Consumer
 from boostedcalls.common.context import caller
 from boostedcalls.common.db import transaction
@@ -111,13 +112,14 @@ async def _sweep(world: World, args: Args) -> Work:
 
 async def _batch(world: World, args: Args) -> Work:
     """One round of `consume`: fetch what there is, apply it, settle it."""
-    subscription = await world.bus.jetstream.pull_subscribe_bind(durable=args["durable"], stream=PROVIDER_EVENTS)
-    return _round(world, subscription, args["durable"])
+    wanted = Consumer(PROVIDER_EVENTS, args["durable"], batch=128)
+    puller = Puller(world.bus, wanted)
+    await puller.open()
+    return _round(world, puller, wanted)
 
 
-async def _round(world: World, subscription: Any, durable: str) -> int:
-    wanted = Consumer(PROVIDER_EVENTS, durable, batch=128)
-    messages = await _fetch(subscription, wanted.batch)
+async def _round(world: World, puller: Puller, wanted: Consumer) -> int:
+    messages = await puller.fetch(wanted.batch, 2.0)
     if messages:
         await _settle(world.bus, wanted, messages, lambda batch: consumer.apply_batch(world.deps, batch))
     return len(messages)
@@ -129,13 +131,15 @@ async def _drain_batches(world: World, args: Args) -> Work:
 
     async def one(durable: str) -> None:
         async with slots, asyncio.timeout(_DRAINED_WITHIN):
-            subscription = await world.bus.jetstream.pull_subscribe_bind(durable=durable, stream=PROVIDER_EVENTS)
+            wanted = Consumer(PROVIDER_EVENTS, durable, batch=128)
+            puller = Puller(world.bus, wanted)
+            await puller.open()
             while True:
                 info = await world.bus.jetstream.consumer_info(PROVIDER_EVENTS, durable)
                 if not info.num_pending and not info.num_ack_pending:
                     break
-                await _round(world, subscription, durable)
-            await subscription.unsubscribe()
+                await _round(world, puller, wanted)
+            await puller.close()
 
     async def adopt(call_id: str, provider_call_id: str) -> None:
         async with slots:

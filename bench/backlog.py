@@ -16,9 +16,9 @@ from bench.contender import Contender
 from bench.data import live_provider_id
 from bench.setup import BASE, Figures, Setup
 from boostedcalls.common import subjects
-from boostedcalls.common.bus.connection import EXPECTED_STREAM, MESSAGE_ID
+from boostedcalls.common.bus.outgoing import event_message, once
 from boostedcalls.common.context import caller
-from boostedcalls.common.events import PROVIDER_MESSAGE, cloud_event
+from boostedcalls.common.events import PROVIDER_MESSAGE
 from boostedcalls.common.messages.base import rfc3339
 
 _AT_ONCE = 512
@@ -44,13 +44,17 @@ async def publish(url: str, first: int, count: int) -> float:
                 f'"received_at":"{rfc3339(now)}","message":'
             ).encode() + body[_PREFIX:]
             digest = sha256(body).hexdigest()
-            subject = subjects.provider_event(kind, provider_call_id)
-            headers = {
-                **cloud_event(PROVIDER_MESSAGE, digest, "/webhooks", subject, now, trace),
-                MESSAGE_ID: digest,
-                EXPECTED_STREAM: PROVIDER_MESSAGE.stream,
-            }
-            acks.append(await jetstream.publish_async(subject, data, wait_stall=30, headers=headers))
+            message = event_message(
+                PROVIDER_MESSAGE,
+                subjects.provider_event(kind, provider_call_id),
+                data,
+                event_id=digest,
+                source="/webhooks",
+                at=now,
+                traceparent=trace,
+            )
+            headers = once(PROVIDER_MESSAGE.stream, digest, message.headers)
+            acks.append(await jetstream.publish_async(message.subject, data, wait_stall=30, headers=headers))
             if len(acks) == _AT_ONCE:
                 await asyncio.gather(*acks)
                 acks.clear()

@@ -97,6 +97,23 @@ async def test_database_that_takes_no_writes_is_not_ready(report, pool):
     await settled(report, {"nats": True, "database": True})
 
 
+async def test_database_that_is_closed_to_new_connections_is_unavailable_and_works_once_it_is_open(
+    pool, postgres_server
+):
+    name = await pool.fetchval("SELECT current_database()")
+    async with contextlib.AsyncExitStack() as stack:
+        admin = await asyncpg.connect(postgres_server.url)
+        stack.push_async_callback(admin.close)
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await pool.expire_connections()
+        with pytest.raises(Unavailable):
+            async with transaction(pool):
+                pass
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    async with transaction(pool) as writer:
+        assert await writer.fetchval("SELECT 1") == 1
+
+
 async def test_pool_that_is_taken_up_is_not_ready_until_it_is_free(database):
     async with AsyncExitStack() as stack:
         settings = DatabaseSettings(database_url=await database(), db_pool_size=1, _env_file=None)

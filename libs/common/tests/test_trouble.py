@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from boostedcalls.common import db, trouble
-from boostedcalls.common.bus import consume, ensure_streams
+from boostedcalls.common.bus import Delivery, consume, ensure_streams
 from boostedcalls.common.bus.consume import _Pause
 from boostedcalls.common.bus.streams import CALL_EVENTS, PROVIDER_EVENTS, Consumer
 from boostedcalls.common.context import new_id
@@ -192,6 +192,45 @@ async def test_consumer_whose_database_is_away_pauses_visibly_and_goes_on(bus):
     told = [line for line in lines if line["event"].startswith("fetching")]
     assert [line["event"] for line in told] == ["fetching_paused", "fetching_resumed"]
     assert told[0]["reason"] == "gone"
+
+
+async def test_readers_of_one_consumer_pause_as_one_and_say_so_once(bus):
+    await ensure_streams(bus, PROVIDER_EVENTS)
+    await bus.jetstream.purge_stream(PROVIDER_EVENTS)
+    there, handled = asyncio.Event(), asyncio.Semaphore(0)
+    failed: list[int] = []
+    both = asyncio.Event()
+
+    async def handler(batch: Sequence[Delivery]) -> None:
+        if not there.is_set():
+            failed.append(batch[0].sequence)
+            if len(failed) == 2:
+                both.set()
+            # Each reader has its batch in hand when the database is found to be away.
+            await both.wait()
+            raise Unavailable("gone")
+        handled.release()
+
+    async def ready() -> bool:
+        return there.is_set()
+
+    consumer = Consumer(PROVIDER_EVENTS, "pausing-together", batch=1, readers=2)
+    with capture_logs() as lines:
+        for _ in range(4):
+            await publish(bus)
+        task = bus.runtime.spawn(consume(bus, consumer, handler, ready), "c")
+        await until(lambda: metric("boostedcalls_fetching_paused", stream=PROVIDER_EVENTS) > 0)
+        # Long enough for what was given back to be fetched again, would somebody fetch.
+        await asyncio.sleep(2)
+        assert metric("boostedcalls_fetching_paused", stream=PROVIDER_EVENTS) == 1
+        assert len(failed) == 2
+        there.set()
+        for _ in range(4):
+            await handled.acquire()
+        await until(lambda: metric("boostedcalls_fetching_paused", stream=PROVIDER_EVENTS) == 0)
+    await bus.runtime.cancel(task)
+    told = [line["event"] for line in lines if line["event"].startswith("fetching")]
+    assert told == ["fetching_paused", "fetching_resumed"]
 
 
 async def test_handler_that_fails_although_its_database_answers_is_tried_less_and_less_often(bus, monkeypatch):

@@ -396,14 +396,16 @@ async def test_while_the_stream_or_the_database_is_away_the_sweep_waits_and_goes
     await _skip(world, 1)
     name = await world.deps.pool.fetchval("SELECT current_database()")
     admin = await asyncpg.connect(postgres_server.url)
-    await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-    await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
-    with pytest.raises(Unavailable):
-        await audit.sweep(world.deps, world.bus, Tries())
-    running = world.runtime.spawn(audit.run(world.deps, world.bus), "audit")
-    await asyncio.sleep(0.5)
-    await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-    await admin.close()
+    try:
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        with pytest.raises(Unavailable):
+            await audit.sweep(world.deps, world.bus, Tries())
+        running = world.runtime.spawn(audit.run(world.deps, world.bus), "audit")
+        await asyncio.sleep(0.5)
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    finally:
+        await admin.close()
     while await _status(world, row) != "busy":  # noqa: ASYNC110 - another task's work
         await asyncio.sleep(0.05)
     await world.bus.jetstream.delete_stream(PROVIDER_EVENTS)

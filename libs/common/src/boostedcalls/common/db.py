@@ -37,7 +37,8 @@ PASSING = (
     asyncpg.exceptions.InsufficientResourcesError,
     asyncpg.exceptions.DeadlockDetectedError,
     asyncpg.exceptions.SerializationError,
-    asyncpg.exceptions.LockNotAvailableError,
+    # A lock that another holds, and a database that an operator has closed to new connections.
+    asyncpg.exceptions.ObjectNotInPrerequisiteStateError,
     # Demoted to a replica, or locked against writes by an operator.
     asyncpg.exceptions.ReadOnlySQLTransactionError,
     # A migration changed a table under a prepared statement.

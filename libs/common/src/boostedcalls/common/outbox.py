@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import asyncpg
 from prometheus_client import Counter
 
-from boostedcalls.common.bus import Bus, Outgoing, publish_all
+from boostedcalls.common.bus import Bus, Outgoing, event_message, publish_all
 from boostedcalls.common.bus.streams import CALL_EVENTS
 from boostedcalls.common.context import new_id
 from boostedcalls.common.db import Connection, Pool, transaction
 from boostedcalls.common.errors import Unavailable
-from boostedcalls.common.events import ALL, EventData, EventType, cloud_event
+from boostedcalls.common.events import ALL, EventData, EventType
 from boostedcalls.common.trouble import Trouble
 
 PUBLISHED = Counter("boostedcalls_outbox_published_total", "Events published from the outbox", ["schema"])
@@ -33,7 +33,7 @@ _POLL = 1.0
 _TYPES = {kind.type: kind for kind in ALL}
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Pending:
     """An event to be: its kind, subject and data."""
 
@@ -112,8 +112,12 @@ class Relay:
         return len(rows)
 
     def _outgoing(self, row: asyncpg.Record) -> Outgoing:
-        event_id, subject = str(row["event_id"]), row["subject"]
-        kind, source = _TYPES[row["type"]], f"/{self._schema}"
-        return Outgoing(
-            subject, row["data"], event_id, cloud_event(kind, event_id, source, subject, row["at"], row["traceparent"])
+        return event_message(
+            _TYPES[row["type"]],
+            row["subject"],
+            row["data"],
+            event_id=str(row["event_id"]),
+            source=f"/{self._schema}",
+            at=row["at"],
+            traceparent=row["traceparent"],
         )

@@ -38,7 +38,7 @@ def redact(value: Any) -> Any:
 
 
 def _redact(value: Any, depth: int) -> Any:
-    # By exact type: isinstance with Mapping makes it half as fast again, and every webhook passes here.
+    # By exact type, which is measured to be faster than isinstance with Mapping: every webhook passes here.
     kind = cast("type[Any]", type(value))
     if kind is str:
         return value.replace("\x00", "") if "\x00" in value else value

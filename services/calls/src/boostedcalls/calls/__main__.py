@@ -47,12 +47,8 @@ async def start(stack: AsyncExitStack, runtime: Runtime) -> None:
 
     tasks = [
         runtime.spawn(deps.relay.run(), "outbox"),
-        # Two: while the database works on one's batch, the other prepares the next.
-        *(
-            runtime.spawn(
-                consume(bus, CALLS_PROVIDER, lambda batch: consumer.apply_batch(deps, batch), database), "events"
-            )
-            for _ in range(2)
+        runtime.spawn(
+            consume(bus, CALLS_PROVIDER, lambda batch: consumer.apply_batch(deps, batch), database), "events"
         ),
         runtime.spawn(consume(bus, CALLS_JOBS, lambda batch: sync.work(deps, bus, batch), database), "jobs"),
         runtime.spawn(sync.publish_jobs(deps, bus), "publisher"),

@@ -29,7 +29,7 @@ LATE = Counter("boostedcalls_late_evidence_total", "Calls that turned up at the 
 LEFT = Gauge("boostedcalls_unmatched_old_events", "Provider events whose call is not known ten minutes later")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Arrival:
     """A provider event with its place in the stream."""
 
@@ -37,7 +37,7 @@ class Arrival:
     event: ProviderEvent
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Known:
     """An arrival that says something about a call, with the call it claims to be about."""
 

@@ -10,12 +10,13 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 
 from boostedcalls.calls.reasons import status_of
 from boostedcalls.calls.state import Fact, Source
 from boostedcalls.common.events import ProviderEvent
 from boostedcalls.common.messages.calls import CallStatus, Outcome
+from boostedcalls.common.provider import as_object
 
 Json = Mapping[str, Any]
 
@@ -40,10 +41,6 @@ _EVALUATIONS = {
 }
 _OUTCOMES = {outcome.value for outcome in Outcome}
 _MAX_COST = 1_000_000
-
-
-def _object(value: Any) -> Json:
-    return cast("Json", value) if isinstance(value, dict) else {}
 
 
 def _text(*values: Any) -> str | None:
@@ -73,7 +70,7 @@ def moment(value: Any) -> datetime | None:
 
 def call_of(event: ProviderEvent) -> Json:
     """The provider's call object in an event; empty when there is none."""
-    return _object(event.message.get("call"))
+    return as_object(event.message.get("call"))
 
 
 def facts_of(event: ProviderEvent) -> list[Fact]:
@@ -157,10 +154,10 @@ def _ended(source: Source, at: datetime, message: Json, call: Json, values: Json
 
 def _values(message: Json, call: Json) -> dict[str, Any]:
     """The fields of a call's result, from a report's message or from a call object (then both are the same)."""
-    artifact = _object(message.get("artifact")) or _object(call.get("artifact"))
-    analysis = dict(_object(message.get("analysis")) or _object(call.get("analysis")))
-    structured = _object(artifact.get("structuredOutputs"))
-    recording = _object(artifact.get("recording"))
+    artifact = as_object(message.get("artifact")) or as_object(call.get("artifact"))
+    analysis = dict(as_object(message.get("analysis")) or as_object(call.get("analysis")))
+    structured = as_object(artifact.get("structuredOutputs"))
+    recording = as_object(artifact.get("recording"))
     started = moment(message.get("startedAt")) or moment(call.get("startedAt"))
     ended = moment(message.get("endedAt")) or moment(call.get("endedAt"))
     cost = _number(message.get("cost"))
@@ -173,7 +170,7 @@ def _values(message: Json, call: Json) -> dict[str, Any]:
         "messages": messages if isinstance(messages, list) and messages else None,
         "recording_url": _text(
             artifact.get("recordingUrl"),
-            _object(recording.get("mono")).get("combinedUrl"),
+            as_object(recording.get("mono")).get("combinedUrl"),
             message.get("recordingUrl"),
         ),
         "stereo_recording_url": _text(
@@ -183,7 +180,7 @@ def _values(message: Json, call: Json) -> dict[str, Any]:
         "ended_at": ended,
         "duration_seconds": _duration(message, started, ended),
         "cost": _money(cost if cost is not None else _number(call.get("cost"))),
-        "cost_breakdown": _object(message.get("costBreakdown")) or _object(call.get("costBreakdown")) or None,
+        "cost_breakdown": as_object(message.get("costBreakdown")) or as_object(call.get("costBreakdown")) or None,
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -202,10 +199,10 @@ def _money(value: float | None) -> Decimal | None:
 def _analysed_outcome(analysis: Json, structured: Json) -> str | None:
     """What the provider's analysis says of the outcome, in our words; None where it says nothing that is one."""
     for output in structured.values():
-        name = _text(_object(output).get("name"))
+        name = _text(as_object(output).get("name"))
         if name and name.lower() == "outcome":
-            result = _object(output).get("result")
-            word = _text(result, _object(result).get("outcome"))
+            result = as_object(output).get("result")
+            word = _text(result, as_object(result).get("outcome"))
             if word and (normal := word.strip().lower().replace("-", "_").replace(" ", "_")) in _OUTCOMES:
                 return normal
     evaluation = analysis.get("successEvaluation")

@@ -36,7 +36,7 @@ _MOST_BYTES = 512 * 1024
 _HEADS = 64 * 1024
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Waiting:
     webhook: Webhook
     until: float

@@ -17,7 +17,7 @@ from typing import Any
 
 from prometheus_client import Counter
 from pydantic import SecretStr
-from starlette.requests import ClientDisconnect
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from boostedcalls.common.context import Caller, bind
@@ -96,7 +96,7 @@ class WebhookDoor:
         self._keys = keys(deps.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises ServiceError for whatever is not answered 200."""
+        """Raises ServiceError for whatever is not answered 200, and ClientDisconnect."""
         who: Caller = scope[CALLER]
         if scope["method"] != "POST":
             await render(problem("method_not_allowed"), who.request_id, {"Allow": "POST"})(scope, receive, send)
@@ -107,7 +107,7 @@ class WebhookDoor:
         if not trusted and not self._keys.hmac:
             # A stranger's body is not even read.
             raise problem("webhook_auth_failed")
-        body = await _read(receive)
+        body = await Request(scope, receive).body()
         if not trusted and not signature_is_right(
             headers.get(b"x-signature", b"").decode("latin-1"),
             headers.get(b"x-timestamp", b"").decode("latin-1"),
@@ -120,18 +120,6 @@ class WebhookDoor:
         lines = [(b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json"), *stored]
         await send({"type": "http.response.start", "status": 200, "headers": lines})
         await send({"type": "http.response.body", "body": answer})
-
-
-async def _read(receive: Receive) -> bytes:
-    """The whole body. Raises ClientDisconnect."""
-    chunks: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunks.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(chunks)
 
 
 async def _take_in(deps: Deps, who: Caller, body: bytes) -> tuple[bytes, Headers]:

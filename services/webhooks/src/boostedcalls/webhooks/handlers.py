@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from prometheus_client import Counter
 
 from boostedcalls.common import subjects
-from boostedcalls.common.bus import Bus, Outgoing, publish_all
+from boostedcalls.common.bus import Bus, Outgoing, event_message, publish_all
 from boostedcalls.common.bus.connection import RECEIVED_AT, REQUEST_ID, TRACEPARENT
 from boostedcalls.common.bus.streams import DLQ
 from boostedcalls.common.context import Caller
 from boostedcalls.common.errors import ServiceError, Unavailable, masked, problem
-from boostedcalls.common.events import PROVIDER_MESSAGE, cloud_event, provider_event_json
+from boostedcalls.common.events import PROVIDER_MESSAGE, provider_event_json
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.base import rfc3339
 from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK, Webhook, pack_answers, unpack
@@ -103,14 +103,16 @@ def _event(webhook: Webhook) -> _Event:
     message = parse(webhook.body)
     digest = hashlib.sha256(webhook.body).hexdigest()
     came_in = webhook.who.received_at or datetime.now(UTC)
-    subject = subjects.provider_event(message.kind, message.call_id)
     return _Event(
         webhook,
-        Outgoing(
-            subject,
+        event_message(
+            PROVIDER_MESSAGE,
+            subjects.provider_event(message.kind, message.call_id),
             provider_event_json("webhook", message.kind, message.call_id, came_in, message.content),
-            digest,
-            cloud_event(PROVIDER_MESSAGE, digest, "/webhooks", subject, came_in, webhook.who.traceparent),
+            event_id=digest,
+            source="/webhooks",
+            at=came_in,
+            traceparent=webhook.who.traceparent,
         ),
         message.label,
         answer_to(message.content),

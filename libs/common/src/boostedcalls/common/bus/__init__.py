@@ -1,8 +1,9 @@
 """The bus: requests, answers, durable publishing and consuming over NATS. Nothing else imports nats-py."""
 
-from boostedcalls.common.bus.batch import Outgoing, publish_all
+from boostedcalls.common.bus.batch import publish_all
 from boostedcalls.common.bus.connection import Bus, NatsSettings, connect
 from boostedcalls.common.bus.consume import Delivery, consume, dead_letter
+from boostedcalls.common.bus.outgoing import Outgoing, event_message
 from boostedcalls.common.bus.rpc import Endpoint, endpoint, serve
 from boostedcalls.common.bus.streams import ensure_streams, wait_for_streams
 
@@ -17,6 +18,7 @@ __all__ = [
     "dead_letter",
     "endpoint",
     "ensure_streams",
+    "event_message",
     "publish_all",
     "serve",
     "wait_for_streams",

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -23,7 +22,8 @@ import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from boostedcalls.common.bus.connection import EXPECTED_STREAM, MESSAGE_ID, PUBLISH_TRY, Bus
+from boostedcalls.common.bus.connection import PUBLISH_TRY, Bus
+from boostedcalls.common.bus.outgoing import Outgoing, once
 from boostedcalls.common.errors import ServiceError, Unavailable
 from boostedcalls.common.logs import get_logger
 
@@ -45,16 +45,6 @@ _ALONE = 0.3
 _SINCE = (2, 15)
 
 
-@dataclass(slots=True)
-class Outgoing:
-    """A message to be stored once under its id."""
-
-    subject: str
-    data: bytes
-    message_id: str
-    headers: Mapping[str, str]
-
-
 Outcome = Unavailable | ServiceError | None
 
 
@@ -66,6 +56,9 @@ async def publish_all(bus: Bus, stream: str, messages: Sequence[Outgoing], timeo
         bus.stored(stream)
         return [None] * len(messages)
     confirmed = await _in_a_row(bus, stream, messages, min(timeout, PUBLISH_TRY))
+    if len(confirmed) == len(messages):
+        bus.stored(stream)
+        return [None] * len(messages)
     if len(messages) > 1:
         # One that the stream refuses must not hold up all the others' answers.
         deadline = min(deadline, monotonic() + _ALONE)
@@ -86,9 +79,6 @@ async def publish_all(bus: Bus, stream: str, messages: Sequence[Outgoing], timeo
             return error
         return None
 
-    if len(confirmed) == len(messages):
-        bus.stored(stream)
-        return [None] * len(messages)
     return list(await asyncio.gather(*(alone(place, message) for place, message in enumerate(messages))))
 
 
@@ -103,7 +93,7 @@ async def _in_a_row(bus: Bus, stream: str, messages: Sequence[Outgoing], timeout
                 async with asyncio.timeout(timeout):
                     for place in fit:
                         message = messages[place]
-                        headers = {**message.headers, MESSAGE_ID: message.message_id, EXPECTED_STREAM: stream}
+                        headers = once(stream, message.message_id, message.headers)
                         await bus.client.publish(message.subject, message.data, f"{inbox}.{place}", headers)
                     await done
             return confirmed
@@ -149,9 +139,7 @@ def _is_safe(client: Client) -> bool:
 
 def _headers(stream: str, message: Outgoing, batch: str, place: int) -> dict[str, str]:
     return {
-        **message.headers,
-        MESSAGE_ID: message.message_id,
-        EXPECTED_STREAM: stream,
+        **once(stream, message.message_id, message.headers),
         _BATCH_ID: batch,
         _BATCH_SEQUENCE: str(place),
     }

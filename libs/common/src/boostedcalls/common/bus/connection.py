@@ -29,10 +29,11 @@ from pydantic import Field, SecretStr
 from boostedcalls.common import subjects
 from boostedcalls.common.bus.acks import Acks
 from boostedcalls.common.bus.letgo import let_go
+from boostedcalls.common.bus.outgoing import event_message, once
 from boostedcalls.common.bus.streams import ensure_streams
 from boostedcalls.common.context import Caller
 from boostedcalls.common.errors import ServiceError, Unavailable, parse_problem, problem
-from boostedcalls.common.events import EventType, cloud_event
+from boostedcalls.common.events import EventType
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.base import Replayed, rfc3339
 from boostedcalls.common.runtime import Runtime
@@ -50,8 +51,6 @@ ERROR_CODE = "Nats-Service-Error-Code"
 ERROR_TEXT = "Nats-Service-Error"
 RETRY_AFTER = "Retry-After"
 REPLAYED = "Bc-Replayed"
-MESSAGE_ID = "Nats-Msg-Id"
-EXPECTED_STREAM = "Nats-Expected-Stream"
 
 # nats-py counts only the body against the server's limit; going over it with headers closes the client for good.
 HEADER_ROOM = 16 * 1024
@@ -166,7 +165,7 @@ class Bus:
                     subject,
                     data,
                     timeout=min(max(left, 0.05), PUBLISH_TRY),
-                    headers={**headers, MESSAGE_ID: message_id, EXPECTED_STREAM: stream},
+                    headers=once(stream, message_id, headers),
                 )
                 trouble.over()
                 return ack.seq
@@ -208,11 +207,24 @@ class Bus:
         message_id: str | None = None,
         timeout: float = 5.0,
     ) -> int:
-        """Store an event in its stream, with its CloudEvents headers; repeats are told by `message_id`, else by
-        `event_id`. Raises what `publish` raises."""
-        headers = cloud_event(kind, event_id, source, subject, at, traceparent)
+        """Store an event (outgoing.py) in its stream. Raises what `publish` raises."""
+        message = event_message(
+            kind,
+            subject,
+            data,
+            event_id=event_id,
+            source=source,
+            at=at,
+            traceparent=traceparent,
+            message_id=message_id,
+        )
         return await self.publish(
-            subject, data, stream=kind.stream, message_id=message_id or event_id, headers=headers, timeout=timeout
+            subject,
+            data,
+            stream=kind.stream,
+            message_id=message.message_id,
+            headers=message.headers,
+            timeout=timeout,
         )
 
 

@@ -64,10 +64,10 @@ REPLAY_RESULT = "Bc-Replay-Result"
 
 CONSUMED = Counter("boostedcalls_consumed_total", "Messages consumed", ["consumer", "result"])
 TROUBLES = Counter("boostedcalls_consumer_troubles_total", "Attempts to fetch from a stream that failed", ["stream"])
-PAUSED = Gauge("boostedcalls_fetching_paused", "Readers that fetch nothing while the database is away", ["stream"])
+PAUSED = Gauge("boostedcalls_fetching_paused", "Consumers that fetch nothing while the database is away", ["stream"])
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """A message from a stream, as its handler sees it."""
 
@@ -85,11 +85,18 @@ Ready = Callable[[], Awaitable[bool]]
 
 async def consume(bus: Bus, consumer: Consumer, handler: Handler, ready: Ready) -> None:
     """Run until the process stops: fetch, handle, settle. Meant as a side task; survives NATS and the database."""
-    puller: Puller | None = None
-    idle = 0
     trouble = Trouble("consumer_trouble", "consumer_trouble_over", stream=consumer.stream)
     pause = _Pause(bus, consumer.stream, ready)
+    async with asyncio.TaskGroup() as readers:
+        for _ in range(consumer.readers):
+            readers.create_task(_read(bus, consumer, handler, trouble, pause))
+
+
+async def _read(bus: Bus, consumer: Consumer, handler: Handler, trouble: Trouble, pause: _Pause) -> None:
+    puller: Puller | None = None
+    idle = 0
     while not bus.runtime.stopping.is_set():
+        await pause.over()
         try:
             if puller is None:
                 await ensure_streams(bus, consumer.stream, DLQ)
@@ -122,29 +129,41 @@ async def consume(bus: Bus, consumer: Consumer, handler: Handler, ready: Ready) 
 
 
 class _Pause:
-    """The times in which nothing is fetched because something that the handler needs is away."""
+    """The times in which no reader fetches because something that the handler needs is away."""
 
     def __init__(self, bus: Bus, stream: str, ready: Ready) -> None:
         self._bus, self._ready = bus, ready
         self._paused = PAUSED.labels(stream)
         self._trouble = Trouble("fetching_paused", "fetching_resumed", stream=stream)
         self._length = 0.0
+        self._over = asyncio.Event()
+        self._over.set()
+
+    async def over(self) -> None:
+        await self._over.wait()
 
     def reset(self) -> None:
         self._length = 0.0
 
     async def take(self, missing: Unavailable) -> None:
+        if not self._over.is_set():
+            # Another reader has found it out, and looks for all.
+            return
+        self._over.clear()
         self._paused.inc()
         self._trouble.seen(missing)
-        await self._sleep(self._length)
-        self._length = min(max(self._length * 2, _LOOK_SECONDS), _LONGEST_PAUSE)
-        while not self._bus.runtime.stopping.is_set():
-            with contextlib.suppress(Exception):
-                if await self._ready():
-                    break
-            await self._sleep(_LOOK_SECONDS)
-        self._trouble.over()
-        self._paused.dec()
+        try:
+            await self._sleep(self._length)
+            self._length = min(max(self._length * 2, _LOOK_SECONDS), _LONGEST_PAUSE)
+            while not self._bus.runtime.stopping.is_set():
+                with contextlib.suppress(Exception):
+                    if await self._ready():
+                        break
+                await self._sleep(_LOOK_SECONDS)
+        finally:
+            self._trouble.over()
+            self._paused.dec()
+            self._over.set()
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

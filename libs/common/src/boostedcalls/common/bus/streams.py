@@ -78,15 +78,17 @@ STREAMS: dict[str, StreamConfig] = {
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A durable pull consumer. `batch` is how many messages a handler gets at most at once."""
+    """A durable pull consumer. `batch` is how many messages a handler gets at most at once, `readers` how many batches
+    a process has in hand at most: while the database works on one, the next can be prepared."""
 
     stream: str
     durable: str
     batch: int
     ack_wait: float = 10.0
+    readers: int = 1
 
 
-CALLS_PROVIDER = Consumer(PROVIDER_EVENTS, "calls", batch=128)
+CALLS_PROVIDER = Consumer(PROVIDER_EVENTS, "calls", batch=128, readers=2)
 CALLS_JOBS = Consumer(JOBS, "calls", batch=1, ack_wait=120.0)
 CONSUMERS = (CALLS_PROVIDER, CALLS_JOBS)
 

@@ -16,6 +16,8 @@ from bench.contender import Contender
 from bench.data import live_provider_id
 
 _POLL = 0.05
+# Looking counts many rows: at most a twentieth of one processor goes into it.
+_REST = 20
 _PATIENCE = 10.0
 
 
@@ -70,7 +72,9 @@ async def all_applied(contender: Contender, first: int, sent: int) -> tuple[floa
     quiet_since = time()
     async with database(contender) as connection:
         while True:
+            began = time()
             rows = await connection.fetch(sql, *bounds)
+            took = time() - began
             found = Counter({row["status"]: row["calls"] for row in rows if row["status"] != "pending"})
             found["reported"] = sum(row["reported"] for row in rows)
             missing = {name: wanted[name] - found[name] for name in wanted if wanted[name] != found[name]}
@@ -78,4 +82,4 @@ async def all_applied(contender: Contender, first: int, sent: int) -> tuple[floa
                 before, quiet_since = found, time()
             if not missing or time() - quiet_since > _PATIENCE:
                 return max((row["last"] for row in rows if row["status"] != "pending"), default=0.0), missing
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(max(_POLL, _REST * took))

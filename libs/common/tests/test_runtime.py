@@ -34,8 +34,7 @@ async def main(stack, runtime):
         raise OSError("no server")
     if how in ("raises", "returns"):
         runtime.spawn(side(how), "side")
-    port = runtime.settings.health_port
-    await serve_health(stack, "127.0.0.1", port, {"part": lambda: check(how)})
+    await serve_health(stack, runtime, {"part": lambda: check(how)})
     print("started", flush=True)
 
 run(main, "sample")
@@ -50,7 +49,7 @@ async def started(tmp_path, how: str, port: int = 0) -> AsyncGenerator[asyncio.s
         SCRIPT,
         how,
         cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "HEALTH_PORT": str(port)},
+        env={"PATH": os.environ["PATH"], "HEALTH_HOST": "127.0.0.1", "HEALTH_PORT": str(port)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -12,7 +12,7 @@ import pytest
 
 from boostedcalls.calls import dispatch, queries, store
 from boostedcalls.calls.state import Fact, Source
-from boostedcalls.calls.stats import line_chart, stats, trend
+from boostedcalls.calls.stats import line_chart, read_figures, stats, trend
 from boostedcalls.common.context import caller, new_id
 from boostedcalls.common.db import transaction
 from boostedcalls.common.errors import ServiceError
@@ -256,8 +256,12 @@ async def test_stats_show_money_counts_and_a_chart_of_fourteen_days(world: World
     rows = [await world.insert(user_id) for _ in range(3)]
     await _end(world, rows[0], CallStatus.COMPLETED, "1234.5")
     await _end(world, rows[1], CallStatus.FAILED)
+    today = datetime.now(UTC).date()
     async with world.deps.pool.acquire() as connection:
-        answers = [await stats(connection, user_id, 4902), await stats(connection, new_id(), 0)]
+        answers = [
+            stats(await read_figures(connection, user_id, today), 4902, today),
+            stats(await read_figures(connection, new_id(), today), 0, today),
+        ]
     shown, empty = (Stats.model_validate_json(answer) for answer in answers)
     assert [encoded(shown), encoded(empty)] == answers
     assert [(card.title, card.value) for card in shown.cards] == [

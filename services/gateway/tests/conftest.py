@@ -19,11 +19,11 @@ import pytest_asyncio
 
 from boostedcalls.common.bus import Endpoint, NatsSettings, connect, serve
 from boostedcalls.common.context import Caller
+from boostedcalls.common.http_server import bind
 from boostedcalls.common.runtime import Runtime, RuntimeSettings
 from boostedcalls.gateway.app import start
 from boostedcalls.gateway.auth import issue_access
 from boostedcalls.gateway.deps import Deps
-from boostedcalls.gateway.server import bind
 from boostedcalls.gateway.settings import GatewaySettings
 from boostedcalls.gateway.users import User, insert_user
 

@@ -10,32 +10,43 @@ import sys
 import urllib.request
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from typing import Any
 
-from aiohttp import web
+import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from boostedcalls.common.http_server import bind, serve_http
 from boostedcalls.common.readiness import Check, ready_report
+from boostedcalls.common.runtime import Runtime
+
+_JSON = "application/json"
+
+type Answer = tuple[int, str, bytes]
 
 
-async def serve_health(stack: AsyncExitStack, host: str, port: int, checks: Mapping[str, Check]) -> None:
-    """Listen until the stack closes."""
+async def serve_health(stack: AsyncExitStack, runtime: Runtime, checks: Mapping[str, Check]) -> None:
+    """Listen until the stack closes, where the settings say. Raises OSError when that is taken."""
 
-    async def healthz(_: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
+    async def answer(method: str, path: str) -> Answer:
+        if method not in {"GET", "HEAD"}:
+            return 405, _JSON, b"{}"
+        if path == "/healthz":
+            return 200, _JSON, orjson.dumps({"status": "ok"})
+        if path == "/readyz":
+            report = await ready_report(checks)
+            return 200 if all(report.values()) else 503, _JSON, orjson.dumps(report)
+        if path == "/metrics":
+            return 200, CONTENT_TYPE_LATEST, generate_latest()
+        return 404, _JSON, b"{}"
 
-    async def readyz(_: web.Request) -> web.Response:
-        report = await ready_report(checks)
-        return web.json_response(report, status=200 if all(report.values()) else 503)
+    async def app(scope: Any, _: Any, send: Any) -> None:
+        status, kind, body = await answer(scope["method"], scope["path"])
+        headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    app = web.Application()
-    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    await web.TCPSite(runner, host, port).start()
+    sock = bind(runtime.settings.health_host, runtime.settings.health_port)
+    await serve_http(stack, runtime, app, sock)
 
 
 def main() -> int:

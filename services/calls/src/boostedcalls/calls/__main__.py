@@ -71,9 +71,7 @@ async def start(stack: AsyncExitStack, runtime: Runtime) -> None:
             endpoint(messages.CALL_STATS, handlers.call_stats, service),
         ],
     )
-    settings = runtime.settings
-    checks = {"nats": bus.connected, "database": database}
-    await serve_health(stack, settings.health_host, settings.health_port, checks)
+    await serve_health(stack, runtime, {"nats": bus.connected, "database": database})
 
 
 async def _finish(runtime: Runtime, service: Service, tasks: list[asyncio.Task[None]]) -> None:

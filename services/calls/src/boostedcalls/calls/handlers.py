@@ -11,7 +11,7 @@ from boostedcalls.calls import dispatch, queries, reports, schedule, store, sync
 from boostedcalls.calls.dispatch import Deps
 from boostedcalls.calls.schedule import Stage
 from boostedcalls.calls.state import TERMINAL, Fact, Source
-from boostedcalls.calls.stats import stats
+from boostedcalls.calls.stats import Figures, read_figures, stats
 from boostedcalls.calls.vapi import ProviderError
 from boostedcalls.common.bus import Bus
 from boostedcalls.common.context import Caller
@@ -199,6 +199,11 @@ async def pending_count(service: Service, who: Caller, _: Nothing) -> Count:
 
 
 async def call_stats(service: Service, who: Caller, _: Nothing) -> bytes:
-    counted = Count.model_validate_json(await service.bus.request(COUNT_CONTACTS.subject, b"{}", who, PEER))
-    async with reading(service.deps.pool) as connection:
-        return await stats(connection, who.user, counted.count)
+    today = datetime.now(UTC).date()
+
+    async def figures() -> Figures:
+        async with reading(service.deps.pool) as connection:
+            return await read_figures(connection, who.user, today)
+
+    found, counted = await asyncio.gather(figures(), service.bus.request(COUNT_CONTACTS.subject, b"{}", who, PEER))
+    return stats(found, Count.model_validate_json(counted).count, today)

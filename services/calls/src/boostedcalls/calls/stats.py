@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import orjson
 
 from boostedcalls.common.db import Connection
@@ -20,6 +21,9 @@ _FIGURES = """
         (SELECT json_object_agg(day, completed) FROM calls.daily WHERE user_id = $1 AND day > $2) AS completed
     FROM calls.totals WHERE user_id = $1
 """
+
+
+type Figures = asyncpg.Record
 
 
 def trend(current: int, previous: int) -> str:
@@ -45,11 +49,14 @@ def line_chart(completed: Mapping[str, int], today: date) -> dict[str, Any]:
     }
 
 
-async def stats(connection: Connection, user_id: UUID, contacts: int) -> bytes:
-    """Stats: the four cards and the chart; `contacts` comes from the contacts service."""
-    today = datetime.now(UTC).date()
+async def read_figures(connection: Connection, user_id: UUID, today: date) -> Figures:
     figures = await connection.fetchrow(_FIGURES, user_id, today - timedelta(2 * DAYS))
     assert figures is not None  # noqa: S101 - a sum is always one row
+    return figures
+
+
+def stats(figures: Figures, contacts: int, today: date) -> bytes:
+    """Stats: the four cards and the chart."""
     cards = {
         "Total Spent on Calls": f"${figures['spent']:,.2f}",
         "Calls made": str(figures["made"]),

@@ -64,12 +64,7 @@ async def start(
             endpoint(messages.DELETE_SCRIPT, scripts.delete_script, deps),
         ],
     )
-    await serve_health(
-        stack,
-        runtime.settings.health_host,
-        runtime.settings.health_port,
-        {"nats": bus.connected, "database": partial(reachable, pool)},
-    )
+    await serve_health(stack, runtime, {"nats": bus.connected, "database": partial(reachable, pool)})
 
 
 def main() -> None:

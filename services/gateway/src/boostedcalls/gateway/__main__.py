@@ -11,13 +11,11 @@ from boostedcalls.common.migrate import run_command
 
 
 def _serve() -> None:
-    # nats-py would load it for WebSockets, which nobody here speaks: 8 MB of memory (docs/benchmarks.md).
-    sys.modules["aiohttp"] = None  # pyright: ignore[reportArgumentType]
+    from boostedcalls.common.http_server import bind
     from boostedcalls.common.logs import get_logger
     from boostedcalls.common.runtime import Runtime, run
     from boostedcalls.common.settings import load
     from boostedcalls.gateway.app import start
-    from boostedcalls.gateway.server import bind
     from boostedcalls.gateway.settings import SHORT_SECRET, GatewaySettings
 
     settings = load(GatewaySettings)

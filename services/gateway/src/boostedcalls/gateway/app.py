@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from boostedcalls.common.bus import connect
 from boostedcalls.common.db import open_pool
+from boostedcalls.common.http_server import serve_http
 from boostedcalls.common.messages.base import MAX_BODY, MAX_WEBHOOK_BODY
 from boostedcalls.common.runtime import Runtime
 from boostedcalls.gateway import webhook
@@ -26,7 +27,6 @@ from boostedcalls.gateway.passwords import Passwords
 from boostedcalls.gateway.problems import HANDLERS
 from boostedcalls.gateway.routes import auth, calls, contacts, operations, scripts
 from boostedcalls.gateway.routing import both_slashes
-from boostedcalls.gateway.server import serve_http
 from boostedcalls.gateway.settings import GatewaySettings
 from boostedcalls.gateway.spool import open_spool
 from boostedcalls.gateway.webhook import WebhookDoor

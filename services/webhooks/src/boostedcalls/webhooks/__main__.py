@@ -24,9 +24,7 @@ async def start(nats: NatsSettings, stack: AsyncExitStack, runtime: Runtime) -> 
         Endpoint(INGEST_WEBHOOKS, partial(ingest_many, bus)),
     ]
     await serve(stack, bus, "webhooks", "0.1.0", endpoints)
-    await serve_health(
-        stack, runtime.settings.health_host, runtime.settings.health_port, checks={"nats": bus.connected}
-    )
+    await serve_health(stack, runtime, {"nats": bus.connected})
 
 
 def main() -> None:

@@ -1,5 +1,19 @@
 """The bus: requests, answers, durable publishing and consuming over NATS. Nothing else imports nats-py."""
 
+# ruff: noqa: E402
+
+import sys
+
+# nats-py loads aiohttp, where the simulator has brought it along, for WebSockets, which nobody here speaks: 12 MB of
+# memory. A module that is None cannot be imported.
+_hidden = "aiohttp" not in sys.modules
+if _hidden:
+    sys.modules["aiohttp"] = None  # pyright: ignore[reportArgumentType]
+import nats.aio.client as _  # pyright: ignore[reportUnusedImport]  # noqa: F401
+
+if _hidden:
+    del sys.modules["aiohttp"]
+
 from boostedcalls.common.bus.batch import publish_all
 from boostedcalls.common.bus.connection import Bus, NatsSettings, connect
 from boostedcalls.common.bus.consume import Delivery, consume, dead_letter

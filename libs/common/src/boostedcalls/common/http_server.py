@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.runtime import Runtime
@@ -20,6 +20,9 @@ _BACKLOG = 2048
 # Longer than the minute for which proxies keep a connection: they, not we, close it, and lose no request to the race.
 _KEEP_ALIVE = 75
 _GRACE = 5
+
+# An ASGI application, as loosely typed as the several that there are.
+type App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class _Server(uvicorn.Server):
@@ -43,7 +46,7 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-async def serve_http(stack: AsyncExitStack, runtime: Runtime, app: ASGIApp, sock: socket.socket) -> None:
+async def serve_http(stack: AsyncExitStack, runtime: Runtime, app: App, sock: socket.socket) -> None:
     """Serve until the stack closes; then finish the requests at hand, within 5 s. Returns when it listens."""
     config = uvicorn.Config(
         app,

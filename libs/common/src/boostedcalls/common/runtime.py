@@ -95,7 +95,7 @@ def _settle_memory() -> None:
     as often as it does by default, where every 2,000 new objects (a few requests) are a reason."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(5_000, 20, 50)
+    gc.set_threshold(20_000, 20, 50)
 
 
 def run(main: Main, name: str, *, quiet: bool = False) -> None:

@@ -88,7 +88,7 @@ class Consumer:
     readers: int = 1
 
 
-CALLS_PROVIDER = Consumer(PROVIDER_EVENTS, "calls", batch=128, readers=2)
+CALLS_PROVIDER = Consumer(PROVIDER_EVENTS, "calls", batch=128, readers=3)
 CALLS_JOBS = Consumer(JOBS, "calls", batch=1, ack_wait=120.0)
 CONSUMERS = (CALLS_PROVIDER, CALLS_JOBS)
 

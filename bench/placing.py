@@ -82,12 +82,7 @@ async def place(contender: Contender, log: Path, seconds: float) -> Figures:
     over_after, left = await _until_over(contender, token)
     dialled = _dials(log) - before
     return {
-        "p50_ms": alone.p50,
-        "p99_ms": alone.p99,
-        "per_s": round(many.rate, 1),
-        "many_p50_ms": many.p50,
-        "many_p99_ms": many.p99,
-        "errors": {**alone.errors, **many.errors},
+        **wrk.figures(alone, many),
         "answered": alone.answered + many.answered,
         "dialled": dialled.total(),
         "dialled_twice": sum(times > 1 for times in dialled.values()),

@@ -138,15 +138,9 @@ async def measure(contender: Contender, requests: Sequence[wrk.Request], seconds
     alone = await _asked(contender.url, requests, seconds, 1)
     async with usage.measured(contender.processes) as used:
         many = await _asked(contender.url, requests, seconds, AT_ONCE)
-    micros = used.cpu_micros(many.answered)
     return {
-        "p50_ms": alone.p50,
-        "p99_ms": alone.p99,
-        "per_s": round(many.rate, 1),
-        "many_p50_ms": many.p50,
-        "many_p99_ms": many.p99,
-        "errors": {**alone.errors, **many.errors},
-        "cpu_us": micros,
+        **wrk.figures(alone, many),
+        "cpu_us": used.cpu_micros(many.answered),
         "peak_mb": used.peak_mb,
     }
 

@@ -48,6 +48,18 @@ class Counted:
         return self.answered / self.seconds if self.seconds else 0.0
 
 
+def figures(alone: Counted, many: Counted) -> dict[str, Any]:
+    """Of one connection, and of many: for the results."""
+    return {
+        "p50_ms": alone.p50,
+        "p99_ms": alone.p99,
+        "per_s": round(many.rate, 1),
+        "many_p50_ms": many.p50,
+        "many_p99_ms": many.p99,
+        "errors": {**alone.errors, **many.errors},
+    }
+
+
 @dataclass(frozen=True)
 class Ingested(Counted):
     """Also which webhooks were sent (from `first` of the order, `sent` of them), and when: seconds since the epoch."""

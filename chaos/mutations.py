@@ -17,7 +17,7 @@ from boostedcalls.calls.dispatch import Deps
 from boostedcalls.calls.state import CallState, Fact
 from boostedcalls.calls.vapi import CreateOutcome, Json, NotSent, Unclear, Vapi
 from boostedcalls.common import outbox
-from boostedcalls.common.bus import Bus, Delivery, consume
+from boostedcalls.common.bus import Bus, Delivery, consume, event_message
 from boostedcalls.common.bus.consume import dead_letter
 from boostedcalls.common.bus.streams import Consumer
 from boostedcalls.common.context import Caller, new_id
@@ -71,14 +71,17 @@ def _publish_after_commit() -> None:
         bus: Bus = self._bus
         events, unpublished[:] = unpublished[:], []
         for event_id, event in events:
-            publishing = bus.publish_event(
-                event.kind,
-                event.subject,
-                event.data.model_dump_json().encode(),
-                event_id=str(event_id),
-                source="/calls",
-                at=datetime.now(UTC),
-                traceparent=event.traceparent,
+            publishing = bus.send(
+                event.kind.stream,
+                event_message(
+                    event.kind,
+                    event.subject,
+                    event.data.model_dump_json().encode(),
+                    event_id=str(event_id),
+                    source="/calls",
+                    at=datetime.now(UTC),
+                    traceparent=event.traceparent,
+                ),
             )
             tasks.add(asyncio.create_task(publishing))
 

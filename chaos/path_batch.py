@@ -19,6 +19,7 @@ from boostedcalls.calls.reports import facts_of
 from boostedcalls.calls.signing import metadata
 from boostedcalls.calls.state import CallState, entry, fold, timeline_entry
 from boostedcalls.common import subjects
+from boostedcalls.common.bus import event_message
 from boostedcalls.common.bus.streams import DLQ, PROVIDER_EVENTS
 from boostedcalls.common.context import caller, new_id
 from boostedcalls.common.db import transaction
@@ -184,14 +185,17 @@ def _event(kind: str, provider_id: str | None, message: dict[str, Any]) -> tuple
 
 
 async def _publish(lab: Lab, subject: str, data: bytes) -> int:
-    return await lab.bus.publish_event(
-        PROVIDER_MESSAGE,
-        subject,
-        data,
-        event_id=str(new_id()),
-        source="/chaos",
-        at=_T0,
-        traceparent=caller().traceparent,
+    return await lab.bus.send(
+        PROVIDER_MESSAGE.stream,
+        event_message(
+            PROVIDER_MESSAGE,
+            subject,
+            data,
+            event_id=str(new_id()),
+            source="/chaos",
+            at=_T0,
+            traceparent=caller().traceparent,
+        ),
     )
 
 

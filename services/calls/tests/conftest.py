@@ -24,7 +24,7 @@ from boostedcalls.calls.signing import metadata
 from boostedcalls.calls.state import timeline_entry
 from boostedcalls.calls.vapi import open_vapi
 from boostedcalls.common import subjects
-from boostedcalls.common.bus import NatsSettings, connect, consume, ensure_streams
+from boostedcalls.common.bus import NatsSettings, connect, consume, ensure_streams, event_message
 from boostedcalls.common.bus.streams import (
     CALL_EVENTS,
     CALLS_PROVIDER,
@@ -90,14 +90,17 @@ class World:
             received_at=datetime.now(UTC),
             message=message,
         )
-        await self.bus.publish_event(
-            PROVIDER_MESSAGE,
-            subjects.provider_event(kind, provider_call_id),
-            event.model_dump_json().encode(),
-            event_id=str(new_id()),
-            source="/t",
-            at=event.received_at,
-            traceparent=NO_TRACE,
+        await self.bus.send(
+            PROVIDER_MESSAGE.stream,
+            event_message(
+                PROVIDER_MESSAGE,
+                subjects.provider_event(kind, provider_call_id),
+                event.model_dump_json().encode(),
+                event_id=str(new_id()),
+                source="/t",
+                at=event.received_at,
+                traceparent=NO_TRACE,
+            ),
         )
 
     def consume(self, times: int = 1) -> list[asyncio.Task[Any]]:

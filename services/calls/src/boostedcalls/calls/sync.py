@@ -26,7 +26,7 @@ from boostedcalls.calls.schedule import Stage
 from boostedcalls.calls.state import TERMINAL, Fact, Source, fold
 from boostedcalls.calls.vapi import Json, ProviderError
 from boostedcalls.common import subjects
-from boostedcalls.common.bus import Bus, Delivery
+from boostedcalls.common.bus import Bus, Delivery, event_message
 from boostedcalls.common.context import Caller, caller, new_id
 from boostedcalls.common.db import PASSING, transaction
 from boostedcalls.common.db import connection as reading
@@ -134,14 +134,17 @@ async def publish_all(deps: Deps, bus: Bus) -> int:
 async def _publish(bus: Bus, who: Caller, ids: Sequence[UUID]) -> None:
     for start in range(0, len(ids), _JOB_CALLS):
         job = SyncJob(call_ids=list(ids[start : start + _JOB_CALLS]))
-        await bus.publish_event(
-            SYNC_DUE,
-            subjects.JOB_SYNC,
-            job.model_dump_json().encode(),
-            event_id=str(new_id()),
-            source="/calls",
-            at=datetime.now(UTC),
-            traceparent=who.traceparent,
+        await bus.send(
+            SYNC_DUE.stream,
+            event_message(
+                SYNC_DUE,
+                subjects.JOB_SYNC,
+                job.model_dump_json().encode(),
+                event_id=str(new_id()),
+                source="/calls",
+                at=datetime.now(UTC),
+                traceparent=who.traceparent,
+            ),
         )
 
 
@@ -282,14 +285,17 @@ async def _record(bus: Bus, who: Caller, call: dict[str, Any]) -> ProviderEvent:
         received_at=datetime.now(UTC),
         message={"call": call},
     )
-    await bus.publish_event(
-        PROVIDER_MESSAGE,
-        subjects.provider_event(event.kind, event.provider_call_id),
-        event.model_dump_json().encode(),
-        event_id=str(new_id()),
-        source="/calls",
-        at=event.received_at,
-        traceparent=who.traceparent,
-        message_id=hashlib.sha256(orjson.dumps(event.message, option=orjson.OPT_SORT_KEYS)).hexdigest(),
+    await bus.send(
+        PROVIDER_MESSAGE.stream,
+        event_message(
+            PROVIDER_MESSAGE,
+            subjects.provider_event(event.kind, event.provider_call_id),
+            event.model_dump_json().encode(),
+            event_id=str(new_id()),
+            source="/calls",
+            at=event.received_at,
+            traceparent=who.traceparent,
+            message_id=hashlib.sha256(orjson.dumps(event.message, option=orjson.OPT_SORT_KEYS)).hexdigest(),
+        ),
     )
     return event

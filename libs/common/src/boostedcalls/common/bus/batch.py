@@ -67,14 +67,7 @@ async def publish_all(bus: Bus, stream: str, messages: Sequence[Outgoing], timeo
         if place in confirmed:
             return None
         try:
-            await bus.publish(
-                message.subject,
-                message.data,
-                stream=stream,
-                message_id=message.message_id,
-                headers=message.headers,
-                timeout=max(deadline - monotonic(), 0.0),
-            )
+            await bus.send(stream, message, max(deadline - monotonic(), 0.0))
         except (Unavailable, ServiceError) as error:
             return error
         return None

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from datetime import datetime
 from time import monotonic
 from typing import Any
 
@@ -29,11 +28,10 @@ from pydantic import Field, SecretStr
 from boostedcalls.common import subjects
 from boostedcalls.common.bus.acks import Acks
 from boostedcalls.common.bus.letgo import let_go
-from boostedcalls.common.bus.outgoing import event_message, once
+from boostedcalls.common.bus.outgoing import Outgoing, once
 from boostedcalls.common.bus.streams import ensure_streams
 from boostedcalls.common.context import Caller
 from boostedcalls.common.errors import ServiceError, Unavailable, parse_problem, problem
-from boostedcalls.common.events import EventType
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.base import Replayed, rfc3339
 from boostedcalls.common.runtime import Runtime
@@ -194,34 +192,12 @@ class Bus:
             async with asyncio.timeout(PUBLISH_TRY):
                 await ensure_streams(self, stream)
 
-    async def publish_event(
-        self,
-        kind: EventType,
-        subject: str,
-        data: bytes,
-        *,
-        event_id: str,
-        source: str,
-        at: datetime,
-        traceparent: str,
-        message_id: str | None = None,
-        timeout: float = 5.0,
-    ) -> int:
-        """Store an event (outgoing.py) in its stream. Raises what `publish` raises."""
-        message = event_message(
-            kind,
-            subject,
-            data,
-            event_id=event_id,
-            source=source,
-            at=at,
-            traceparent=traceparent,
-            message_id=message_id,
-        )
+    async def send(self, stream: str, message: Outgoing, timeout: float = 5.0) -> int:
+        """`publish` for a message that is put together already."""
         return await self.publish(
-            subject,
-            data,
-            stream=kind.stream,
+            message.subject,
+            message.data,
+            stream=stream,
             message_id=message.message_id,
             headers=message.headers,
             timeout=timeout,

@@ -98,7 +98,7 @@ def _term_before_letter() -> None:
             await settle_failure(bus, consumer, message, delivery, error)
             return
         await message.term()
-        await bus.client.flush()
+        await bus.connected()
         await dead_letter(bus, consumer.stream, delivery, str(error))
 
     _CONSUME["_settle_failure"] = settle

@@ -16,7 +16,6 @@ from contextlib import AsyncExitStack
 from time import monotonic
 from typing import Any
 
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
@@ -27,6 +26,7 @@ from pydantic import Field, SecretStr
 
 from boostedcalls.common import subjects
 from boostedcalls.common.bus.acks import Acks
+from boostedcalls.common.bus.client import Client
 from boostedcalls.common.bus.letgo import let_go
 from boostedcalls.common.bus.outgoing import Outgoing, once
 from boostedcalls.common.bus.streams import ensure_streams

@@ -82,4 +82,4 @@ async def all_applied(contender: Contender, first: int, sent: int) -> tuple[floa
                 before, quiet_since = found, time()
             if not missing or time() - quiet_since > _PATIENCE:
                 return max((row["last"] for row in rows if row["status"] != "pending"), default=0.0), missing
-            await asyncio.sleep(max(_POLL, _REST * took))
+            await asyncio.sleep(min(max(_POLL, _REST * took), _PATIENCE / 4))

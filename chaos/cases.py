@@ -77,7 +77,8 @@ async def _run(spec: dict[str, Any], note: Callable[[Any], Any]) -> None:
         while service.dispatches:
             await asyncio.wait(service.dispatches)
         # Whatever waits to be sent goes before this question; nats-py's `flush` would overtake it.
-        await service.bus.connected()
+        if not await service.bus.connected():
+            raise TimeoutError("what was to be sent did not leave")
         note({"struck": trace.struck, "outcome": repr(outcome)[:300]})
         # Nothing is closed in order: the process is not needed any more, and in the campaign it never is.
         os._exit(0)

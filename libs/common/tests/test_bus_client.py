@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 from nats.aio.client import Client as NatsClient
 from nats.errors import BadHeaderError, NoRespondersError
+from nats.js.api import Header
 
 from boostedcalls.common import subjects
 from boostedcalls.common.bus.client import Client, written
@@ -23,6 +24,7 @@ ODD = [
     {"äpfel": "x"},
     {"umlaut": "äöü\u2028 \u00a0"},
     {"many": "x" * 5_000},
+    {Header.EXPECTED_STREAM: "S"},
     {},
 ]
 

@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn inside our own loop, on a socket that is bound before anything else is started."""
+"""The HTTP server: uvicorn inside our own loop, on a socket that is bound beforehand."""
 
 from __future__ import annotations
 

@@ -129,7 +129,8 @@ async def _read(bus: Bus, consumer: Consumer, handler: Handler, trouble: Trouble
 
 
 class _Pause:
-    """The times in which no reader fetches because something that the handler needs is away."""
+    """The times in which no reader begins to fetch because something that the handler needs is away. (A fetch under way
+    may still bring a batch.)"""
 
     def __init__(self, bus: Bus, stream: str, ready: Ready) -> None:
         self._bus, self._ready = bus, ready

@@ -129,9 +129,9 @@ async def ensure_consumer(bus: Bus, consumer: Consumer) -> None:
         ack_policy=AckPolicy.EXPLICIT,
         ack_wait=consumer.ack_wait,
         max_deliver=-1,
-        # Above what all replicas together have in hand: a request beyond it would lie at the server and be
+        # Above what eight replicas together have in hand: a request beyond it would lie at the server and be
         # filled when its reader is busy with something else.
-        max_ack_pending=max(16 * consumer.batch, 64),
+        max_ack_pending=max(8 * consumer.readers * consumer.batch, 64),
     )
     try:
         found = (await bus.jetstream.consumer_info(consumer.stream, consumer.durable)).config

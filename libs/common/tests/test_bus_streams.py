@@ -110,7 +110,7 @@ async def test_stream_that_differs_is_updated_and_keeps_its_messages_and_an_oper
 
 
 async def test_consumer_that_an_operator_made_is_brought_to_what_it_must_be_and_begins_where_he_wanted(bus):
-    consumer = own_consumer(batch=8)
+    consumer = own_consumer(batch=16)
     sequences = [await publish(bus) for _ in range(3)]
     await bus.jetstream.add_consumer(
         PROVIDER_EVENTS,

@@ -233,6 +233,42 @@ async def test_readers_of_one_consumer_pause_as_one_and_say_so_once(bus):
     assert told == ["fetching_paused", "fetching_resumed"]
 
 
+async def test_batch_that_fails_after_the_pause_that_began_beside_it_is_no_reason_for_another(bus):
+    """A statement hangs until its server goes on, and only then fails."""
+    await ensure_streams(bus, PROVIDER_EVENTS)
+    await bus.jetstream.purge_stream(PROVIDER_EVENTS)
+    there, hanging, gone_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    tried: list[int] = []
+
+    async def handler(batch: Sequence[Delivery]) -> None:
+        tried.append(batch[0].sequence)
+        match len(tried):
+            case 1:
+                hanging.set()
+                await gone_on.wait()
+                raise Unavailable("hung")
+            case 2:
+                await hanging.wait()
+                raise Unavailable("gone")
+
+    async def ready() -> bool:
+        return there.is_set()
+
+    consumer = Consumer(PROVIDER_EVENTS, "hanging", batch=1, readers=2)
+    with capture_logs() as lines:
+        for _ in range(2):
+            await publish(bus)
+        task = bus.runtime.spawn(consume(bus, consumer, handler, ready), "c")
+        await until(lambda: "fetching_paused" in {line["event"] for line in lines})
+        there.set()
+        await until(lambda: "fetching_resumed" in {line["event"] for line in lines})
+        gone_on.set()
+        await until(lambda: len(tried) == 4)
+    await bus.runtime.cancel(task)
+    told = [line["event"] for line in lines if line["event"].startswith("fetching")]
+    assert told == ["fetching_paused", "fetching_resumed"]
+
+
 async def test_handler_that_fails_although_its_database_answers_is_tried_less_and_less_often(bus, monkeypatch):
     """A full disk: reading works, and each try is a delivery of the ten that a message has."""
     await ensure_streams(bus, PROVIDER_EVENTS)

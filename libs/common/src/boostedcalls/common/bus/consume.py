@@ -97,6 +97,7 @@ async def _read(bus: Bus, consumer: Consumer, handler: Handler, trouble: Trouble
     idle = 0
     while not bus.runtime.stopping.is_set():
         await pause.over()
+        number = pause.number
         try:
             if puller is None:
                 await ensure_streams(bus, consumer.stream, DLQ)
@@ -119,7 +120,7 @@ async def _read(bus: Bus, consumer: Consumer, handler: Handler, trouble: Trouble
             continue
         trouble.over()
         if messages and (missing := await _settle(bus, consumer, messages, handler)):
-            await pause.take(missing)
+            await pause.take(missing, number)
         elif messages:
             pause.reset()
         if _MANY <= len(messages) < consumer.batch:
@@ -139,6 +140,8 @@ class _Pause:
         self._length = 0.0
         self._over = asyncio.Event()
         self._over.set()
+        self.number = 0
+        """How many pauses there were."""
 
     async def over(self) -> None:
         await self._over.wait()
@@ -146,10 +149,11 @@ class _Pause:
     def reset(self) -> None:
         self._length = 0.0
 
-    async def take(self, missing: Unavailable) -> None:
-        if not self._over.is_set():
-            # Another reader has found it out, and looks for all.
+    async def take(self, missing: Unavailable, number: int) -> None:
+        """Pause, unless there was another since the number was `number`: then what failed is what that one was for."""
+        if number != self.number:
             return
+        self.number += 1
         self._over.clear()
         self._paused.inc()
         self._trouble.seen(missing)

@@ -22,7 +22,9 @@ TITLES = {
     "floor-publish": "floor: publish to JetStream",
     "floor-constant": "floor: answer a constant",
 }
-DJANGO = ("django-persistent", "django-indexed", "django")
+INDEXED = "django-indexed"
+"""With an index that its documentation does not ask for: what it reads is shown, and is no target's measure."""
+DJANGO = ("django-persistent", INDEXED, "django")
 FLOORS = ("floor-publish", "floor-constant")
 WITH_NATS = ("ours", "faststream", "floor-publish")
 """Those for which it matters when NATS syncs."""

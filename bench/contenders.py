@@ -22,9 +22,9 @@ TITLES = {
     "floor-publish": "floor: publish to JetStream",
     "floor-constant": "floor: answer a constant",
 }
-INDEXED = "django-indexed"
-"""With an index that its documentation does not ask for: what it reads is shown, and is no target's measure."""
-DJANGO = ("django-persistent", INDEXED, "django")
+PLAIN = "django-persistent"
+"""Without the index that none of its documentation asks for; `django-indexed` has it."""
+DJANGO = (PLAIN, "django-indexed", "django")
 FLOORS = ("floor-publish", "floor-constant")
 WITH_NATS = ("ours", "faststream", "floor-publish")
 """Those for which it matters when NATS syncs."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -116,6 +116,20 @@ async def test_database_that_can_only_be_read_is_in_trouble_until_it_takes_a_wri
     assert "ReadOnlySQLTransactionError" in lines[0]["reason"]
 
 
+@pytest_asyncio.fixture(loop_scope="session")
+async def emptied(bus):
+    """Nothing is in the stream of provider events."""
+    await ensure_streams(bus, PROVIDER_EVENTS)
+    await bus.jetstream.purge_stream(PROVIDER_EVENTS)
+
+
+def once_set(there: asyncio.Event) -> Callable[[], Awaitable[bool]]:
+    async def ready() -> bool:
+        return there.is_set()
+
+    return ready
+
+
 async def publish(bus, timeout: float = 10.0) -> int:
     return await bus.publish(
         "bc.evt.provider.hang.x", b"{}", stream=PROVIDER_EVENTS, message_id=str(new_id()), headers={}, timeout=timeout
@@ -167,9 +181,8 @@ async def test_relay_whose_stream_is_away_says_so_once(bus, pool, nats_server):
     assert told == {event: 1 for event in ("outbox_waits", "outbox_goes_on", "stream_trouble", "stream_trouble_over")}
 
 
+@pytest.mark.usefixtures("emptied")
 async def test_consumer_whose_database_is_away_pauses_visibly_and_goes_on(bus):
-    await ensure_streams(bus, PROVIDER_EVENTS)
-    await bus.jetstream.purge_stream(PROVIDER_EVENTS)
     there = asyncio.Event()
     handled = asyncio.Event()
 
@@ -178,11 +191,10 @@ async def test_consumer_whose_database_is_away_pauses_visibly_and_goes_on(bus):
             raise Unavailable("gone")
         handled.set()
 
-    async def ready() -> bool:
-        return there.is_set()
-
     with capture_logs() as lines:
-        task = bus.runtime.spawn(consume(bus, Consumer(PROVIDER_EVENTS, "pausing", batch=8), handler, ready), "c")
+        task = bus.runtime.spawn(
+            consume(bus, Consumer(PROVIDER_EVENTS, "pausing", batch=8), handler, once_set(there)), "c"
+        )
         await publish(bus)
         await until(lambda: metric("boostedcalls_fetching_paused", stream=PROVIDER_EVENTS) == 1)
         there.set()
@@ -194,9 +206,8 @@ async def test_consumer_whose_database_is_away_pauses_visibly_and_goes_on(bus):
     assert told[0]["reason"] == "gone"
 
 
+@pytest.mark.usefixtures("emptied")
 async def test_readers_of_one_consumer_pause_as_one_and_say_so_once(bus):
-    await ensure_streams(bus, PROVIDER_EVENTS)
-    await bus.jetstream.purge_stream(PROVIDER_EVENTS)
     there, handled = asyncio.Event(), asyncio.Semaphore(0)
     failed: list[int] = []
     both = asyncio.Event()
@@ -211,14 +222,11 @@ async def test_readers_of_one_consumer_pause_as_one_and_say_so_once(bus):
             raise Unavailable("gone")
         handled.release()
 
-    async def ready() -> bool:
-        return there.is_set()
-
     consumer = Consumer(PROVIDER_EVENTS, "pausing-together", batch=1, readers=2)
     with capture_logs() as lines:
         for _ in range(4):
             await publish(bus)
-        task = bus.runtime.spawn(consume(bus, consumer, handler, ready), "c")
+        task = bus.runtime.spawn(consume(bus, consumer, handler, once_set(there)), "c")
         await until(lambda: metric("boostedcalls_fetching_paused", stream=PROVIDER_EVENTS) > 0)
         # Long enough for what was given back to be fetched again, would somebody fetch.
         await asyncio.sleep(2)
@@ -233,10 +241,9 @@ async def test_readers_of_one_consumer_pause_as_one_and_say_so_once(bus):
     assert told == ["fetching_paused", "fetching_resumed"]
 
 
+@pytest.mark.usefixtures("emptied")
 async def test_batch_that_fails_after_the_pause_that_began_beside_it_is_no_reason_for_another(bus):
     """A statement hangs until its server goes on, and only then fails."""
-    await ensure_streams(bus, PROVIDER_EVENTS)
-    await bus.jetstream.purge_stream(PROVIDER_EVENTS)
     there, hanging, gone_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
     tried: list[int] = []
 
@@ -251,14 +258,11 @@ async def test_batch_that_fails_after_the_pause_that_began_beside_it_is_no_reaso
                 await hanging.wait()
                 raise Unavailable("gone")
 
-    async def ready() -> bool:
-        return there.is_set()
-
     consumer = Consumer(PROVIDER_EVENTS, "hanging", batch=1, readers=2)
     with capture_logs() as lines:
         for _ in range(2):
             await publish(bus)
-        task = bus.runtime.spawn(consume(bus, consumer, handler, ready), "c")
+        task = bus.runtime.spawn(consume(bus, consumer, handler, once_set(there)), "c")
         await until(lambda: "fetching_paused" in {line["event"] for line in lines})
         there.set()
         await until(lambda: "fetching_resumed" in {line["event"] for line in lines})
@@ -269,10 +273,9 @@ async def test_batch_that_fails_after_the_pause_that_began_beside_it_is_no_reaso
     assert told == ["fetching_paused", "fetching_resumed"]
 
 
+@pytest.mark.usefixtures("emptied")
 async def test_handler_that_fails_although_its_database_answers_is_tried_less_and_less_often(bus, monkeypatch):
     """A full disk: reading works, and each try is a delivery of the ten that a message has."""
-    await ensure_streams(bus, PROVIDER_EVENTS)
-    await bus.jetstream.purge_stream(PROVIDER_EVENTS)
     pauses: list[float] = []
 
     async def no_sleep(_, seconds: float) -> None:

@@ -12,6 +12,8 @@ import orjson
 
 from boostedcalls.common.db import Connection
 
+type Figures = asyncpg.Record
+
 DAYS = 14
 _LABELS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
@@ -21,9 +23,6 @@ _FIGURES = """
         (SELECT json_object_agg(day, completed) FROM calls.daily WHERE user_id = $1 AND day > $2) AS completed
     FROM calls.totals WHERE user_id = $1
 """
-
-
-type Figures = asyncpg.Record
 
 
 def trend(current: int, previous: int) -> str:
@@ -50,6 +49,7 @@ def line_chart(completed: Mapping[str, int], today: date) -> dict[str, Any]:
 
 
 async def read_figures(connection: Connection, user_id: UUID, today: date) -> Figures:
+    """What `stats` shows, from the rollups of the user's calls."""
     figures = await connection.fetchrow(_FIGURES, user_id, today - timedelta(2 * DAYS))
     assert figures is not None  # noqa: S101 - a sum is always one row
     return figures

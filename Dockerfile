@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
-# One image for every process; the first argument chooses: gateway (default), contacts, calls, webhooks, simulator, migrate.
+# One image for every process; the first argument chooses: gateway (default), contacts, calls, webhooks, simulator,
+# migrate, streams.
 
 FROM python:3.13-slim AS build
 RUN pip install --no-cache-dir --disable-pip-version-check 'uv>=0.13,<0.14'

@@ -5,7 +5,7 @@ DEVKIT := $(PYTHON) -m boostedcalls.devkit
 RUN_HOME := $(or $(BOOSTEDCALLS_HOME),.run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fmt migrate user sync-stale dead-letters audit chaos chaos-awaits bench bench-quick up down logs
+.PHONY: help setup run test check fmt migrate streams user sync-stale dead-letters audit chaos chaos-awaits bench bench-quick up down logs
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ migrate: setup ## Bring the database up to date: of the running `make run`, else
 	@$(DEVKIT) exec gateway migrate
 	@$(DEVKIT) exec contacts migrate
 	@$(DEVKIT) exec calls migrate
+
+streams: setup ## Make the streams in NATS, or bring them up to date: of the running `make run`, else of .env
+	@exec $(DEVKIT) exec common.streams
 
 # As they were typed: make would take a dollar sign in a password for one of its own.
 user: override export EMAIL := $(value EMAIL)

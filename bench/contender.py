@@ -55,7 +55,8 @@ def nats_config(folder: Path, sync: NatsSync) -> Path:
     lines = [line for line in NATS_CONFIG.read_text().splitlines(keepends=True) if "sync_interval" not in line]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "nats-default-sync.conf"
-    path.write_text("".join(lines))
+    # What it includes stays where it is.
+    path.write_text("".join(lines).replace('include "', f'include "{NATS_CONFIG.parent}/'))
     return path
 
 

@@ -81,7 +81,7 @@ async def _started(setup: Setup, size: int) -> AsyncGenerator[_System]:
     async with nats_cluster(folder / "nats", _NODES) as cluster:
         # Nothing is placed; and should anything be, it must not leave this machine.
         env = {"VAPI_BASE_URL": "http://127.0.0.1:9", "VAPI_API_KEY": "none", "ACCESS_TOKEN_MINUTES": "60"}
-        env |= {"NATS_URL": cluster.url, "NATS_STREAM_REPLICAS": str(_NODES)}
+        env |= cluster.env
         parts, counts = ("postgres", *SERVICES), {name: size for name in SERVICES}
         async with Stack(folder, parts=parts, replicas=counts, env=env) as stack:
 

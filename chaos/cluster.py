@@ -34,7 +34,7 @@ async def leader_kills(home: Path, seed: str, seconds: float, say: Say, **more: 
     async def open_system(settings: Mapping[str, str]) -> AsyncGenerator[System]:
         async with nats_cluster(home / "nats", _NODES, logs=home / "logs") as cluster:
             opened.append(cluster)
-            env = {**settings, "NATS_URL": cluster.url, "NATS_STREAM_REPLICAS": str(_NODES)}
+            env = {**settings, **cluster.env}
             async with Stack(home, parts=_SERVICES, replicas=_REPLICAS, env=env, restart=False, say=say) as stack:
                 servers = [(KIND, server) for server in cluster.servers]
                 # The services are not struck, and started again where one ends by itself.

@@ -10,24 +10,40 @@ import asyncpg
 import pytest
 import yaml
 
-from boostedcalls.calls.settings import CallsSettings, ProviderSettings
-from boostedcalls.common.bus import NatsSettings
+from boostedcalls.calls.settings import CallsNats, CallsSettings, ProviderSettings
+from boostedcalls.common.bus.settings import AdminSettings
 from boostedcalls.common.db import DatabaseSettings
+from boostedcalls.contacts.__main__ import ContactsNats
 from boostedcalls.devkit.environment import setting_names
+from boostedcalls.devkit.servers import NATS_USERS, nats_variable
 from boostedcalls.gateway.settings import GatewaySettings
+from boostedcalls.webhooks.__main__ import WebhooksNats
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TEXT = (CHECKOUT / "docker-compose.yml").read_text()
 SERVICES = yaml.safe_load(TEXT)["services"]
-ONCE = {"migrate", "demo-user"}
+ONCE = {"migrate", "streams", "demo-user"}
+BY_HAND = {"operator"}
 OURS = {"gateway", "contacts", "calls", "webhooks", "simulator"}
+PASSWORD = re.compile(r"(?:NATS|DB)_([A-Z]+)_PASSWORD")
+OWN = {
+    "nats": set(NATS_USERS),
+    "streams": {"admin"},
+    "operator": {"admin"},
+    "migrate": {"gateway", "contacts", "calls"},
+}
+    "nats": set(NATS_USERS),
+    "streams": {"admin"},
+    "operator": {"admin"},
+    "migrate": {"gateway", "contacts", "calls"},
+}
 
 
 def test_it_runs_the_two_servers_the_five_processes_and_what_runs_once():
-    assert SERVICES.keys() == {"nats", "postgres"} | OURS | ONCE
+    assert SERVICES.keys() == {"nats", "postgres"} | OURS | ONCE | BY_HAND
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - BY_HAND))
 def test_a_service_has_a_health_check_and_a_restart_policy_or_runs_once(name):
     service = SERVICES[name]
     assert ("healthcheck" in service) == (name not in ONCE)
@@ -52,7 +68,7 @@ def test_only_the_gateway_publishes_a_port_and_only_on_loopback_unless_told():
     assert SERVICES["gateway"]["ports"] == ["${PUBLISH_ADDRESS:-127.0.0.1}:${PORT:-8000}:8000"]
 
 
-@pytest.mark.parametrize("name", sorted(OURS | ONCE))
+@pytest.mark.parametrize("name", sorted(OURS | ONCE | BY_HAND))
 def test_our_processes_share_one_image_and_have_no_privileges(name):
     service = SERVICES[name]
     assert service["image"] == "boostedcalls"
@@ -75,7 +91,7 @@ def test_secrets_have_defaults_that_say_what_they_are_and_are_long_enough():
         "CALL_SIGNING_SECRET",
         "VAPI_WEBHOOK_SECRET",
         "DB_PASSWORD",
-        "NATS_PASSWORD",
+        *(nats_variable(user) for user in NATS_USERS if user not in ("subscriber", "system")),
     }
     assert all(value.startswith("demo-only-") for value in secrets.values())
     assert all(len(secrets[name]) >= 32 for name in ("JWT_SECRET", "CALL_SIGNING_SECRET"))
@@ -85,9 +101,10 @@ def test_secrets_have_defaults_that_say_what_they_are_and_are_long_enough():
     ("name", "settings"),
     [
         ("gateway", (GatewaySettings,)),
-        ("calls", (CallsSettings, ProviderSettings, DatabaseSettings, NatsSettings)),
-        ("contacts", (DatabaseSettings, NatsSettings)),
-        ("webhooks", (NatsSettings,)),
+        ("calls", (CallsSettings, ProviderSettings, DatabaseSettings, CallsNats)),
+        ("contacts", (DatabaseSettings, ContactsNats)),
+        ("webhooks", (WebhooksNats,)),
+        ("streams", (AdminSettings,)),
         ("migrate", (DatabaseSettings,)),
     ],
 )
@@ -131,3 +148,10 @@ def test_a_service_that_lacks_a_secret_says_so_and_ends():
     done = entrypoint(PORT="8080")
     assert done.returncode == 2
     assert "JWT_SECRET: is missing" in done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_a_process_gets_no_password_but_its_own(name):
+    """Whoever breaks into one must not find the keys of the others."""
+    found = {match[1].lower() for match in map(PASSWORD.fullmatch, SERVICES[name].get("environment", {})) if match}
+    assert found <= OWN.get(name, {name}), found

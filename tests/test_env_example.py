@@ -13,7 +13,7 @@ from boostedcalls.devkit.environment import setting_names
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGES = ("common", "gateway", "contacts", "calls", "webhooks", "simulator")
 # Read by make run and docker compose themselves.
-OUTSIDE = {"NATS_PASSWORD", "BOOSTEDCALLS_HOME", "PUBLISH_ADDRESS"}
+OUTSIDE = {"NATS_SUBSCRIBER_PASSWORD", "NATS_SYSTEM_PASSWORD", "BOOSTEDCALLS_HOME", "PUBLISH_ADDRESS"}
 
 
 def subclasses(cls: type) -> set[type]:

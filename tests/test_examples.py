@@ -1,6 +1,7 @@
 """The examples do what they say, against a running system."""
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import AsyncGenerator
@@ -20,7 +21,7 @@ async def _subscriber(system: Stack, mode: str) -> AsyncGenerator[asyncio.Stream
         sys.executable,
         str(EXAMPLES / "subscribe.py"),
         mode,
-        env={**os.environ, "NATS_URL": system.nats_url},
+        env={**os.environ, **{name: value for name, value in system.env.items() if name.startswith("NATS_")}},
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
@@ -63,10 +64,14 @@ async def test_the_tour_walks_through_the_api_and_tidies_up(running: Stack, user
 
 async def test_the_core_subscriber_prints_events_as_they_happen(running: Stack, user: User) -> None:
     async with _subscriber(running, "core") as lines:
-        await asyncio.sleep(1)
-        call = await user.place_call("01")
-        lines_read = await _read_until(lines, call["id"], '"status":"busy"')
-    assert lines_read[-1].startswith(f"bc.evt.call.status-changed.{user.id}.{call['id']} ")
+        line = b""
+        # It does not say when it has begun to listen.
+        while not line:
+            call = await user.place_call("01")
+            with contextlib.suppress(TimeoutError):
+                line = await asyncio.wait_for(lines.readline(), 2)
+        read = await _read_until(lines, call["id"], '"status":"busy"')
+    assert read[-1].startswith(f"bc.evt.call.status-changed.{user.id}.{call['id']} ")
 
 
 async def test_the_durable_subscriber_goes_on_where_it_was_stopped(running: Stack, user: User) -> None:

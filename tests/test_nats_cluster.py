@@ -20,24 +20,25 @@ STREAMS = ("PROVIDER_EVENTS", "CALL_EVENTS", "JOBS", "DLQ")
 async def test_calls_are_placed_and_reported_after_the_streams_leader_was_killed(
     tmp_path: Path, stack: StackFactory, fast: dict[str, str], sign_up: SignUp
 ) -> None:
-    async with nats_cluster(tmp_path / "nats") as cluster:
-        env = {**fast, "NATS_URL": cluster.url, "NATS_STREAM_REPLICAS": "3"}
-        async with stack(env=env, parts=SERVICES) as system:
-            client = await nats.connect(cluster.url.split(","))
-            replicas = {name: (await client.jetstream().stream_info(name)).config.num_replicas for name in STREAMS}
-            await client.close()
-            assert replicas == dict.fromkeys(STREAMS, 3)
+    async with (
+        nats_cluster(tmp_path / "nats") as cluster,
+        stack(env={**fast, **cluster.env}, parts=SERVICES) as system,
+    ):
+        client = await nats.connect(cluster.url.split(","))
+        replicas = {name: (await client.jetstream().stream_info(name)).config.num_replicas for name in STREAMS}
+        await client.close()
+        assert replicas == dict.fromkeys(STREAMS, 3)
 
-            user = await sign_up(system.url)
-            before = await user.place_call("00")
-            leader = await cluster.leader("PROVIDER_EVENTS")
-            assert leader is not None
-            leader.child.signal(signal.SIGKILL)
-            await leader.child.wait()
-            # Two of three are enough. What was asked for in the moments without a leader may have been refused.
+        user = await sign_up(system.url)
+        before = await user.place_call("00")
+        leader = await cluster.leader("PROVIDER_EVENTS")
+        assert leader is not None
+        leader.child.signal(signal.SIGKILL)
+        await leader.child.wait()
+        # Two of three are enough. What was asked for in the moments without a leader may have been refused.
+        answer, _ = await user.request_call("00")
+        while answer.status_code >= 500:
             answer, _ = await user.request_call("00")
-            while answer.status_code >= 500:
-                answer, _ = await user.request_call("00")
-            for call in (before, answer.json()):
-                found = await user.wait_for(call, lambda found: is_over(found) and found["cost"] is not None)
-                assert (found["status"], found["outcome"]) == ("completed", "success")
+        for call in (before, answer.json()):
+            found = await user.wait_for(call, lambda found: is_over(found) and found["cost"] is not None)
+            assert (found["status"], found["outcome"]) == ("completed", "success")

@@ -14,14 +14,21 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import httpx2
 
 from boostedcalls.devkit.child import Probe
 from boostedcalls.devkit.folder import locked, private_folder
 from boostedcalls.devkit.net import HOST, http_status, reserved_port
-from boostedcalls.devkit.servers import CHECKOUT, Server, nats_child
+from boostedcalls.devkit.servers import (
+    CHECKOUT,
+    NATS_ADMIN,
+    Server,
+    nats_child,
+    nats_passwords,
+    nats_variable,
+    nats_variables,
+)
 
 CLUSTER_CONFIG = CHECKOUT / "deploy" / "nats-cluster.conf"
 
@@ -36,8 +43,15 @@ class NatsCluster:
 
     @property
     def url(self) -> str:
-        """For NATS_URL: every node's address, with credentials."""
+        """For NATS_URL: every node's address, with the credentials of who may do everything."""
         return ",".join(server.url for server in self.servers)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables for a stack on this cluster: the addresses, and everybody's password."""
+        addresses = ",".join(f"nats://{HOST}:{server.port}" for server in self.servers)
+        passwords = {nats_variable(user): password for user, password in self.servers[0].passwords.items()}
+        return {"NATS_URL": addresses, "NATS_STREAM_REPLICAS": str(len(self.servers)), **passwords}
 
     async def start(self) -> None:
         """Start all nodes that do not run; a node alone is not ready, so they are waited for together."""
@@ -82,7 +96,7 @@ async def nats_cluster(folder: Path, nodes: int = 3, *, logs: Path | None = None
     Raises DevkitError when one cannot start or another instance uses the folder.
     """
     private_folder(folder, passable=True)
-    user, password, route_password = "boostedcalls", secrets.token_hex(16), secrets.token_hex(16)
+    passwords, user, route_password = nats_passwords(), "route", secrets.token_hex(16)
     async with AsyncExitStack() as stack:
         ports, monitors, route_ports = ([stack.enter_context(reserved_port()) for _ in range(nodes)] for _ in range(3))
         routes = [f"nats-route://{user}:{route_password}@{HOST}:{port}" for port in route_ports]
@@ -93,8 +107,7 @@ async def nats_cluster(folder: Path, nodes: int = 3, *, logs: Path | None = None
             env = {
                 "NATS_LISTEN": f"{HOST}:{ports[index]}",
                 "NATS_MONITOR": f"{HOST}:{monitors[index]}",
-                "NATS_USER": user,
-                "NATS_SERVER_PASSWORD": f'"{password}"',
+                **nats_variables(passwords),
                 "NATS_SERVER_NAME": name,
                 "NATS_CLUSTER_LISTEN": f"{HOST}:{route_ports[index]}",
                 "NATS_CLUSTER_USER": user,
@@ -102,8 +115,8 @@ async def nats_cluster(folder: Path, nodes: int = 3, *, logs: Path | None = None
                 "NATS_CLUSTER_ROUTES": json.dumps(routes),
             }
             child = nats_child(name, CLUSTER_CONFIG, folder / name, lock, (logs or folder) / f"{name}.log", env)
-            url = f"nats://{user}:{quote(password, safe='')}@{HOST}:{ports[index]}"
-            server = Server(child, ports[index], url, _ready(monitors[index]))
+            server = Server(child, ports[index], "", _ready(monitors[index]), passwords)
+            server.url = server.url_of(NATS_ADMIN)
             stack.push_async_callback(server.stop)
             cluster.servers.append(server)
         await cluster.start()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from dotenv import dotenv_values
 
 from boostedcalls.devkit.errors import DevkitError
 from boostedcalls.devkit.folder import in_use, private_folder, write_private
+from boostedcalls.devkit.servers import NATS_USERS, nats_passwords, nats_variable
 from boostedcalls.devkit.stack import EVERYTHING, new_secrets
 
 DEFAULT_PORT = 8000
@@ -68,7 +68,7 @@ def kept_secrets(home: Path) -> dict[str, str]:
         kept = {}
     except ValueError:
         raise DevkitError(f"{path} is not valid JSON; restore it, or delete it to get new secrets") from None
-    wanted = new_secrets() | {"NATS_PASSWORD": secrets.token_hex(16)}
+    wanted = new_secrets() | {nats_variable(user): password for user, password in nats_passwords().items()}
     if not wanted.keys() <= kept.keys():
         kept = {**wanted, **kept}
         write_private(path, json.dumps(kept, indent=2) + "\n")
@@ -77,10 +77,15 @@ def kept_secrets(home: Path) -> dict[str, str]:
 
 def service_environment(env: Mapping[str, str], kept: Mapping[str, str], wanted: list[str]) -> dict[str, str]:
     """The variables for the services: what the caller gave wins over kept secrets and demo settings."""
-    made = {name: value for name, value in kept.items() if name != "NATS_PASSWORD"}
+    made = {name: value for name, value in kept.items() if "nats" in wanted or not name.startswith("NATS_")}
     if "simulator" in wanted:
         made |= _DEMO_STEPS
     return {**made, **{name: value for name, value in env.items() if name != "PORT"}}
+
+
+def nats_users(env: Mapping[str, str], kept: Mapping[str, str]) -> dict[str, str]:
+    """The password of each user of the NATS server that is started: given ones before kept ones."""
+    return {user: env.get(nats_variable(user), kept[nats_variable(user)]) for user in NATS_USERS}
 
 
 def write_running(home: Path, env: Mapping[str, str], known: set[str]) -> None:

@@ -76,7 +76,7 @@ async def _run(console: Console) -> None:
             parts=parts,
             env=environment.service_environment(env, kept, parts),
             port=port,
-            nats_password=env.get("NATS_PASSWORD", kept["NATS_PASSWORD"]),
+            nats_passwords=environment.nats_users(env, kept),
             sinks=console.sink,
             say=console.say,
         )

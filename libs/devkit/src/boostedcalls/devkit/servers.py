@@ -15,7 +15,7 @@ import shutil
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
@@ -30,6 +30,8 @@ from boostedcalls.devkit.root import drop_root, unprivileged_uid
 
 CHECKOUT = Path(__file__).resolve().parents[5]
 NATS_CONFIG = CHECKOUT / "deploy" / "nats.conf"
+NATS_ADMIN = "admin"
+NATS_USERS = ("gateway", "contacts", "webhooks", "calls", "subscriber", NATS_ADMIN, "system")
 _ATTEMPTS = 5
 _BASE_ENV = {"PATH": os.defpath, "LC_ALL": "C"}
 _OPTIONS = {
@@ -51,8 +53,14 @@ class Server:
     child: Child
     port: int
     url: str
-    """With credentials."""
+    """With the credentials of who may do everything."""
     ready: Callable[[], Awaitable[bool]]
+    passwords: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of NATS's users."""
+
+    def url_of(self, user: str) -> str:
+        """NATS's address, with the credentials of a user."""
+        return f"nats://{user}:{quote(self.passwords[user], safe='')}@{HOST}:{self.port}"
 
     async def start(self) -> None:
         """Start the process and wait until it answers. Raises DevkitError."""
@@ -96,6 +104,20 @@ async def _started(server: Server) -> AsyncGenerator[Server]:
         await server.stop()
 
 
+def nats_passwords() -> dict[str, str]:
+    """Fresh passwords for the users of deploy/nats.conf."""
+    return {user: secrets.token_hex(16) for user in NATS_USERS}
+
+
+def nats_variables(passwords: Mapping[str, str]) -> dict[str, str]:
+    """The variables in which deploy/nats.conf looks for the passwords."""
+    return {nats_variable(user): f'"{password}"' for user, password in passwords.items()}
+
+
+def nats_variable(user: str) -> str:
+    return f"NATS_{user.upper()}_PASSWORD"
+
+
 def nats_child(name: str, config: Path, folder: Path, lock: int, log: Path, env: Mapping[str, str]) -> Child:
     """A nats-server, not started yet: JetStream on disk below `folder`, whose lock it holds."""
     return Child(
@@ -110,14 +132,18 @@ def nats_child(name: str, config: Path, folder: Path, lock: int, log: Path, env:
 
 @asynccontextmanager
 async def nats_server(
-    folder: Path, *, password: str | None = None, log: Path | None = None, config: Path = NATS_CONFIG
+    folder: Path,
+    *,
+    passwords: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    config: Path = NATS_CONFIG,
 ) -> AsyncGenerator[Server]:
     """A nats-server with JetStream on disk below `folder`, configured by deploy/nats.conf or by another file that asks
-    for the same variables. Data is kept.
+    for the same variables. Data is kept. `passwords` of all its users.
 
     Raises DevkitError when it cannot start or another instance uses the folder.
     """
-    user, password = "boostedcalls", password or secrets.token_hex(16)
+    passwords = passwords or nats_passwords()
     async with locked(folder, "nats") as lock:
         with reserved_port() as port, reserved_port() as monitor:
 
@@ -127,12 +153,12 @@ async def nats_server(
             env = {
                 "NATS_LISTEN": f"{HOST}:{port}",
                 "NATS_MONITOR": f"{HOST}:{monitor}",
-                "NATS_USER": user,
-                "NATS_SERVER_PASSWORD": f'"{password}"',
+                **nats_variables(passwords),
             }
             child = nats_child("nats", config, folder, lock, log or folder / "nats.log", env)
-            url = f"nats://{user}:{quote(password, safe='')}@{HOST}:{port}"
-            async with _started(Server(child, port, url, ready)) as server:
+            server = Server(child, port, "", ready, passwords)
+            server.url = server.url_of(NATS_ADMIN)
+            async with _started(server):
                 yield server
 
 

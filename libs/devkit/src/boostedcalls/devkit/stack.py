@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import signal
 import sys
@@ -16,18 +17,23 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 from boostedcalls.devkit.child import Child, LineSink, until_ready
 from boostedcalls.devkit.errors import DevkitError
 from boostedcalls.devkit.folder import private_folder
 from boostedcalls.devkit.net import HOST, http_status, reserved_port
-from boostedcalls.devkit.servers import NATS_CONFIG, Server, nats_server, postgres_server
+from boostedcalls.devkit.servers import NATS_ADMIN, NATS_CONFIG, Server, nats_server, nats_variable, postgres_server
 from boostedcalls.devkit.supervise import Supervised
 
 SERVERS = ("nats", "postgres")
 SERVICES = ("simulator", "webhooks", "contacts", "calls", "gateway")
 EVERYTHING = (*SERVERS, *SERVICES)
 _WITH_MIGRATIONS = ("gateway", "contacts", "calls")
+_WITH_STREAMS = {"webhooks", "contacts", "calls"}
+# What runs once, as the administrator of NATS.
+_MODULES = {NATS_ADMIN: "common.streams"}
+_PASSWORD = re.compile(r"(?:NATS|DB)_([A-Z]+)_PASSWORD")
 _STOP_ORDER = (("gateway",), ("calls", "contacts", "webhooks"), ("simulator",), SERVERS)
 _LARGE_LOG = 20_000_000
 
@@ -56,7 +62,7 @@ class Stack:
     port         of the first gateway (a free one)
     restart      start again what dies
     durable      False: Postgres without fsync
-    nats_config  of the NATS server (deploy/nats.conf)
+    nats_config, nats_passwords  of the NATS server (deploy/nats.conf, new ones)
     sinks, say   where the lines of the processes and of the stack itself go (nowhere: log files only)
     """
 
@@ -71,7 +77,7 @@ class Stack:
         port: int | None = None,
         restart: bool = True,
         durable: bool = True,
-        nats_password: str | None = None,
+        nats_passwords: Mapping[str, str] | None = None,
         nats_config: Path = NATS_CONFIG,
         sinks: Sinks | None = None,
         say: Callable[[str], None] | None = None,
@@ -83,14 +89,15 @@ class Stack:
         self._port = port or 0
         self._simulator_port = 0
         self._given = dict(env or {})
-        self._restart, self._durable, self._nats_password = restart, durable, nats_password
+        self._restart, self._durable, self._nats_passwords = restart, durable, nats_passwords
         self._nats_config = nats_config
         self._sinks = sinks
         self._say: Callable[[str], None] = say or _silent
         self._members: dict[tuple[str, int], Supervised] = {}
         self._exit = AsyncExitStack()
         self.env: dict[str, str] = {}
-        """The variables that every service got; complete once the stack is ready."""
+        """The variables for the services; each gets them without the passwords of the others. Complete once the stack
+        is ready."""
 
     @property
     def urls(self) -> list[str]:
@@ -112,7 +119,11 @@ class Stack:
 
     @property
     def nats_url(self) -> str:
-        return self.env["NATS_URL"]
+        """With the credentials of who may do everything."""
+        if "nats" in self.parts:
+            return self.member("nats").server.url
+        user = f"//{NATS_ADMIN}:{quote(self.env.get(nats_variable(NATS_ADMIN), ''), safe='')}@"
+        return ",".join(url if "@" in url else url.replace("//", user, 1) for url in self.env["NATS_URL"].split(","))
 
     @property
     def database_url(self) -> str:
@@ -165,7 +176,8 @@ class Stack:
         self._simulator_port = self._exit.enter_context(reserved_port())
         await _together(self._start_server(name) for name in SERVERS if name in self.parts)
         self.env = self._environment()
-        await _together(self._migrate(name) for name in _WITH_MIGRATIONS if name in self.parts)
+        first = [self._migrate(name) for name in _WITH_MIGRATIONS if name in self.parts]
+        await _together([*first, *([self.make_streams()] if _WITH_STREAMS & set(self.parts) else [])])
         wanted = [(name, index) for name in SERVICES if name in self.parts for index in range(self._count(name))]
         await _together(self._start_service(name, index) for name, index in wanted)
 
@@ -179,9 +191,12 @@ class Stack:
 
     def _environment(self) -> dict[str, str]:
         env = _bare_environment() | {"HOST": HOST, "HEALTH_HOST": HOST} | new_secrets()
-        for name, variable in (("nats", "NATS_URL"), ("postgres", "DATABASE_URL")):
-            if name in self.parts:
-                env[variable] = self.member(name).server.url
+        if "nats" in self.parts:
+            nats = self.member("nats").server
+            env["NATS_URL"] = f"nats://{HOST}:{nats.port}"
+            env |= {nats_variable(user): password for user, password in nats.passwords.items()}
+        if "postgres" in self.parts:
+            env["DATABASE_URL"] = self.member("postgres").server.url
         env["VAPI_WEBHOOK_URL"] = f"http://{HOST}:{self._port}/api/calls/webhook/"
         if "simulator" in self.parts:
             env |= {
@@ -198,7 +213,7 @@ class Stack:
     async def _start_server(self, name: str) -> None:
         folder, log = self.home / name, self._fresh_log(name, 0)
         if name == "nats":
-            opened = nats_server(folder, password=self._nats_password, log=log, config=self._nats_config)
+            opened = nats_server(folder, passwords=self._nats_passwords, log=log, config=self._nats_config)
         else:
             opened = postgres_server(folder, durable=self._durable, log=log)
         server = await self._exit.enter_async_context(opened)
@@ -208,8 +223,8 @@ class Stack:
         label = _label(name, index)
         return Child(
             name=label,
-            argv=[sys.executable, "-m", f"boostedcalls.{name}", *arguments],
-            env={**self.env, **env, **self._service_env.get(name, {})},
+            argv=[sys.executable, "-m", f"boostedcalls.{_MODULES.get(name, name)}", *arguments],
+            env={**_own(self.env, name), **env, **self._service_env.get(name, {})},
             log=self._fresh_log(name, index),
             sink=self._sinks(label) if self._sinks else None,
             # Not the caller's: a `.env` there would be read.
@@ -235,6 +250,12 @@ class Stack:
         code, words = await self.command(name, "migrate")
         if code != 0:
             raise DevkitError(f"migration of {name} failed with exit code {code}: {words}")
+
+    async def make_streams(self) -> None:
+        """Make the streams in NATS, or bring them up to date. Raises DevkitError."""
+        code, words = await self.command(NATS_ADMIN)
+        if code != 0:
+            raise DevkitError(f"making the streams failed with exit code {code}: {words}")
 
     async def _start_service(self, name: str, index: int) -> None:
         variable = {"gateway": "PORT", "simulator": "SIMULATOR_PORT"}.get(name, "HEALTH_PORT")
@@ -268,6 +289,15 @@ class Stack:
     def _supervise(self, name: str, index: int, server: Server) -> None:
         self._members[name, index] = Supervised(server, self._say, restart=self._restart)
         self._members[name, index].watch()
+
+
+def _own(env: Mapping[str, str], name: str) -> dict[str, str]:
+    """The variables without the passwords of others."""
+    return {
+        variable: value
+        for variable, value in env.items()
+        if (match := _PASSWORD.fullmatch(variable)) is None or match[1].lower() == name
+    }
 
 
 def _label(name: str, index: int) -> str:

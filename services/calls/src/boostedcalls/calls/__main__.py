@@ -13,9 +13,10 @@ from boostedcalls.calls import audit, books, consumer, create, dead_letters, han
 from boostedcalls.calls.arguments import as_uuid, read_arguments
 from boostedcalls.calls.dispatch import Deps
 from boostedcalls.calls.handlers import Service
-from boostedcalls.calls.settings import CallsSettings, ProviderSettings
+from boostedcalls.calls.settings import CallsNats, CallsSettings, ProviderSettings
 from boostedcalls.calls.vapi import open_vapi
-from boostedcalls.common.bus import NatsSettings, connect, consume, endpoint, serve, wait_for_streams
+from boostedcalls.common.bus import connect, consume, endpoint, serve, wait_for_streams
+from boostedcalls.common.bus.settings import ADMIN, AdminSettings
 from boostedcalls.common.bus.streams import CALL_EVENTS, CALLS_JOBS, CALLS_PROVIDER, DLQ, JOBS, PROVIDER_EVENTS
 from boostedcalls.common.db import DatabaseSettings, open_pool, reachable
 from boostedcalls.common.errors import Unavailable
@@ -30,7 +31,7 @@ from boostedcalls.common.settings import load
 async def open_service(stack: AsyncExitStack, runtime: Runtime) -> Service:
     """Connect everything that the service works with; it closes with the stack."""
     provider, settings = load(ProviderSettings), load(CallsSettings)
-    database, nats = load(DatabaseSettings), load(NatsSettings)
+    database, nats = load(DatabaseSettings), load(CallsNats)
     pool = await open_pool(stack, database, "calls")
     bus = await connect(stack, runtime, nats, "calls")
     await wait_for_streams(bus, PROVIDER_EVENTS, CALL_EVENTS, JOBS, DLQ)
@@ -90,14 +91,14 @@ async def sync_stale(stack: AsyncExitStack, runtime: Runtime) -> int:
 
 async def check_books(stack: AsyncExitStack, runtime: Runtime) -> int:
     pool = await open_pool(stack, load(DatabaseSettings), "calls")
-    bus = await connect(stack, runtime, load(NatsSettings), "calls")
+    bus = await connect(stack, runtime, load(AdminSettings), ADMIN)
     found = await books.report(pool, bus)
     sys.stdout.write("".join(f"{line}\n" for line in found.lines()))
     return 1 if found.unaccounted else 0
 
 
 async def work_letters(stack: AsyncExitStack, runtime: Runtime, given: argparse.Namespace) -> int:
-    bus = await connect(stack, runtime, load(NatsSettings), "calls")
+    bus = await connect(stack, runtime, load(AdminSettings), ADMIN)
     names: set[str] = {given.call} if given.call else set()
     if call_id := as_uuid(given.call):
         # Ours perhaps: letters name the call as the provider does.

@@ -7,7 +7,12 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator
 
+from boostedcalls.common.bus import NatsSettings
 from boostedcalls.common.settings import Names, Seconds, Settings, strong_secret
+
+
+class CallsNats(NatsSettings):
+    nats_calls_password: SecretStr | None = None
 
 
 class ProviderSettings(Settings):

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, SecretStr
 
 from boostedcalls.common.bus import NatsSettings, connect, endpoint, serve, wait_for_streams
 from boostedcalls.common.bus.streams import CALL_EVENTS
@@ -21,6 +21,10 @@ from boostedcalls.common.settings import Settings, load
 from boostedcalls.contacts import contacts, scripts
 from boostedcalls.contacts.deps import SCHEMA, Deps
 from boostedcalls.contacts.phone import known_region
+
+
+class ContactsNats(NatsSettings):
+    nats_contacts_password: SecretStr | None = None
 
 
 class ContactsSettings(Settings):
@@ -70,7 +74,7 @@ async def start(
 def main() -> None:
     match sys.argv[1:]:
         case []:
-            run(partial(start, load(ContactsSettings), load(DatabaseSettings), load(NatsSettings)), SCHEMA)
+            run(partial(start, load(ContactsSettings), load(DatabaseSettings), load(ContactsNats)), SCHEMA)
         case ["migrate"]:
             run_command(SCHEMA, "boostedcalls.contacts")
         case _:

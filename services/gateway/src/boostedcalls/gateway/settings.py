@@ -15,6 +15,7 @@ SHORT_SECRET = 16
 
 
 class GatewaySettings(DatabaseSettings, NatsSettings):
+    nats_gateway_password: SecretStr | None = None
     host: str = "0.0.0.0"
     port: int = Field(8000, ge=0, le=65535)
     jwt_secret: Annotated[SecretStr, AfterValidator(strong_secret)]

@@ -6,6 +6,8 @@ import sys
 from contextlib import AsyncExitStack
 from functools import partial
 
+from pydantic import SecretStr
+
 from boostedcalls.common.bus import Endpoint, NatsSettings, connect, serve, wait_for_streams
 from boostedcalls.common.bus.streams import DLQ, PROVIDER_EVENTS
 from boostedcalls.common.health import serve_health
@@ -13,6 +15,10 @@ from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK, INGEST_WEBHOOK
 from boostedcalls.common.runtime import Runtime, run
 from boostedcalls.common.settings import load
 from boostedcalls.webhooks.handlers import ingest, ingest_many
+
+
+class WebhooksNats(NatsSettings):
+    nats_webhooks_password: SecretStr | None = None
 
 
 async def start(nats: NatsSettings, stack: AsyncExitStack, runtime: Runtime) -> None:
@@ -31,7 +37,7 @@ def main() -> None:
     if sys.argv[1:]:
         sys.stderr.write("usage: python -m boostedcalls.webhooks\n")
         sys.exit(2)
-    run(partial(start, load(NatsSettings)), "webhooks")
+    run(partial(start, load(WebhooksNats)), "webhooks")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ if _hidden:
     del sys.modules["aiohttp"]
 
 from boostedcalls.common.bus.batch import publish_all
-from boostedcalls.common.bus.connection import Bus, NatsSettings, connect
+from boostedcalls.common.bus.connection import Bus, connect
 from boostedcalls.common.bus.consume import Delivery, consume, dead_letter
 from boostedcalls.common.bus.outgoing import Outgoing, event_message
 from boostedcalls.common.bus.rpc import Endpoint, endpoint, serve
+from boostedcalls.common.bus.settings import NatsSettings
 from boostedcalls.common.bus.streams import ensure_streams, wait_for_streams
 
 __all__ = [

@@ -22,20 +22,19 @@ from nats.errors import TimeoutError as NatsTimeout
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NoStreamResponseError
 from prometheus_client import Counter
-from pydantic import Field, SecretStr
 
 from boostedcalls.common import subjects
 from boostedcalls.common.bus.acks import Acks
 from boostedcalls.common.bus.client import Client
 from boostedcalls.common.bus.letgo import let_go
 from boostedcalls.common.bus.outgoing import Outgoing, once
+from boostedcalls.common.bus.settings import NatsSettings
 from boostedcalls.common.bus.streams import ensure_streams
 from boostedcalls.common.context import Caller
-from boostedcalls.common.errors import ServiceError, Unavailable, parse_problem, problem
+from boostedcalls.common.errors import Unavailable, parse_problem, problem
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.base import Replayed, rfc3339
 from boostedcalls.common.runtime import Runtime
-from boostedcalls.common.settings import Settings
 from boostedcalls.common.trouble import Trouble
 
 log = get_logger(__name__)
@@ -63,12 +62,6 @@ UNPUBLISHED = Counter("boostedcalls_publish_failures_total", "Messages that a st
 DISCONNECTS = Counter("boostedcalls_nats_disconnects_total", "How often the connection to NATS was lost")
 
 
-class NatsSettings(Settings):
-    nats_url: SecretStr = SecretStr("nats://127.0.0.1:4222")
-    nats_stream_replicas: int = Field(1, ge=1, le=5)
-    nats_atomic_batches: bool = True
-
-
 def _headers(who: Caller, timeout: float) -> dict[str, str]:
     headers = {REQUEST_ID: who.request_id, TRACEPARENT: who.traceparent, TIMEOUT_MS: str(int(timeout * 1000))}
     if who.user_id is not None:
@@ -79,10 +72,14 @@ def _headers(who: Caller, timeout: float) -> dict[str, str]:
 
 
 class Bus:
-    """Requests and publishes. `client` and `jetstream` are for this package alone."""
+    """Requests and publishes. `client` and `jetstream` are for this package alone. `administers`: whether it may make
+    streams and consumers."""
 
-    def __init__(self, client: Client, runtime: Runtime, replicas: int, *, atomic_batches: bool = True) -> None:
+    def __init__(
+        self, client: Client, runtime: Runtime, replicas: int, *, atomic_batches: bool = True, administers: bool = True
+    ) -> None:
         self.client = client
+        self.administers = administers
         self.acks = Acks(client)
         self.atomic_batches = atomic_batches
         self.jetstream: JetStreamContext = client.jetstream(timeout=5)
@@ -212,6 +209,8 @@ class _Watcher:
         self._client = client
         self.closing = False
         self.last_error = ""
+        self.refused = asyncio.Event()
+        """Set when the server does not know our user, or not with this password."""
 
     def callbacks(self) -> dict[str, Any]:
         return {
@@ -226,6 +225,8 @@ class _Watcher:
         if text != self.last_error:
             log.warning("nats_error", error=text)
         self.last_error = text
+        if "authorization violation" in text.lower():
+            self.refused.set()
 
     async def _on_disconnected(self) -> None:
         if not self.closing:
@@ -269,9 +270,10 @@ async def connect(
 
     async def open_client() -> None:
         await client.connect(
-            settings.nats_url.get_secret_value().split(","),
+            settings.servers(),
             name=f"boostedcalls-{name}",
             inbox_prefix=f"_INBOX_{name}",
+            **settings.credentials(name),
             connect_timeout=2,
             reconnect_time_wait=0.2,  # pyright: ignore[reportArgumentType] - it is only slept for
             max_reconnect_attempts=-1,
@@ -289,16 +291,21 @@ async def connect(
     connecting = asyncio.create_task(open_client())
     letting_go = asyncio.create_task(let_go(client))
     stopping = asyncio.create_task(runtime.stopping.wait())
+    refused = asyncio.create_task(watcher.refused.wait())
     patience = _PATIENCE if wait else _MOMENT
     try:
-        await asyncio.wait({connecting, stopping}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({connecting, stopping, refused}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
         connecting.cancel()
         letting_go.cancel()
         raise
     finally:
         stopping.cancel()
+        refused.cancel()
     late = not connecting.done() and not wait and not runtime.stopping.is_set()
+    if not connecting.done() and watcher.refused.is_set():
+        await close()
+        raise Unavailable(f"NATS refuses the user {name}: look at NATS_URL and NATS_{name.upper()}_PASSWORD")
     if late:
         log.warning("nats_away", reason=watcher.last_error, text="going on without it until it answers")
         connecting.add_done_callback(watcher.on_tried)
@@ -307,7 +314,10 @@ async def connect(
         await close()
         raise Unavailable(f"NATS does not answer: {watcher.last_error or failure}") from failure
     stack.push_async_callback(close)
-    return Bus(client, runtime, settings.nats_stream_replicas, atomic_batches=settings.nats_atomic_batches)
-
-
-__all__ = ["Bus", "NatsSettings", "ServiceError", "connect"]
+    return Bus(
+        client,
+        runtime,
+        settings.nats_stream_replicas,
+        atomic_batches=settings.nats_atomic_batches,
+        administers=settings.administers(name),
+    )

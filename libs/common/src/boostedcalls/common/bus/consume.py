@@ -112,7 +112,8 @@ async def _read(bus: Bus, consumer: Consumer, handler: Handler, trouble: Trouble
                 await bus.jetstream.consumer_info(consumer.stream, consumer.durable)
         except (NatsError, APIError, NotFoundError, OSError, TimeoutError) as error:
             TROUBLES.labels(consumer.stream).inc()
-            trouble.seen(f"{type(error).__name__}: {error}")
+            hint = "; run: python -m boostedcalls.common.streams" if isinstance(error, NotFoundError) else ""
+            trouble.seen(f"{type(error).__name__}: {error}{hint}")
             if puller is not None:
                 await puller.close()
                 puller = None

@@ -19,7 +19,7 @@ from uuid import UUID
 
 import nats.micro
 from nats.micro.request import Request
-from prometheus_client import Histogram
+from prometheus_client import Counter, Histogram
 from pydantic import BaseModel, ValidationError
 
 from boostedcalls.common.bus.connection import (
@@ -52,6 +52,7 @@ HANDLED = Histogram(
     ["subject", "code"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+MISLED = Counter("boostedcalls_requests_misled_total", "Messages at an endpoint that nobody asked there", ["subject"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,10 @@ async def serve(stack: AsyncExitStack, bus: Bus, name: str, version: str, endpoi
     def accept(target: Endpoint) -> Callable[[Request], Awaitable[None]]:
         async def on_request(request: Request) -> None:
             received = monotonic()
+            if not _is_asked(request, target):
+                MISLED.labels(target.subject).inc()
+                log.warning("request_not_asked", subject=target.subject, came_as=request.subject[:200])
+                return
             if len(tasks) >= BACKLOG:
                 await _refuse(request, problem("unavailable", "Too many requests at once", retry_after=1), "")
                 return
@@ -116,6 +121,14 @@ async def serve(stack: AsyncExitStack, bus: Bus, name: str, version: str, endpoi
     # was sent behind them and answered tells that it has them. Should NATS go away just now, it gets them when it is
     # back.
     await bus.connected()
+
+
+def _is_asked(request: Request, target: Endpoint) -> bool:
+    """Whether somebody who may ask did so. The server checks who publishes on a subject, but not where a message of a
+    stream or an answer is directed to: whoever may read a stream can have its messages delivered here, under their own
+    subject, and whoever may ask us can have us answer into somebody's stream, where only we may publish."""
+    reply: str = request._msg.reply  # pyright: ignore[reportPrivateUsage]
+    return request.subject == target.subject and reply.startswith("_INBOX")
 
 
 def _caller(headers: dict[str, str]) -> Caller:

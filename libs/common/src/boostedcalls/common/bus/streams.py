@@ -1,4 +1,5 @@
-"""The streams and consumers, declared once. They are created or updated at start and never deleted."""
+"""The streams and consumers, declared once. They are created or updated by `python -m boostedcalls.common.streams`, or,
+where NATS has but one user for everything, by the services when they start; they are never deleted."""
 
 # pyright: reportUnknownMemberType=false
 # (nats-py passes options on as untyped **kwargs)
@@ -91,11 +92,14 @@ class Consumer:
 CALLS_PROVIDER = Consumer(PROVIDER_EVENTS, "calls", batch=128, readers=3)
 CALLS_JOBS = Consumer(JOBS, "calls", batch=1, ack_wait=120.0)
 CONSUMERS = (CALLS_PROVIDER, CALLS_JOBS)
+# For other services of the operator's.
+SUBSCRIBER = Consumer(CALL_EVENTS, "subscriber", batch=128)
 
 
 async def ensure_streams(bus: Bus, *names: str) -> None:
-    """Create the streams, or bring them to what stands above. Two replicas may do this at once."""
-    for name in names:
+    """Create the streams, or bring them to what stands above, where that is ours to do. Two replicas may do this at
+    once."""
+    for name in names if bus.administers else ():
         wanted = replace(STREAMS[name], num_replicas=bus.replicas)
         try:
             found = (await bus.jetstream.stream_info(name)).config
@@ -123,7 +127,11 @@ async def wait_for_streams(bus: Bus, *names: str) -> None:
 
 
 async def ensure_consumer(bus: Bus, consumer: Consumer) -> None:
-    """Create or update the consumer. It never gives a message up: the dead-letter rule in consume.py decides."""
+    """Create or update the consumer, where that is ours to do. It never gives a message up: the dead-letter rule in
+    consume.py decides. Raises NotFoundError where somebody else has yet to make it."""
+    if not bus.administers:
+        await bus.jetstream.consumer_info(consumer.stream, consumer.durable)
+        return
     wanted = ConsumerConfig(
         durable_name=consumer.durable,
         ack_policy=AckPolicy.EXPLICIT,

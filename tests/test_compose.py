@@ -32,11 +32,6 @@ OWN = {
     "operator": {"admin"},
     "migrate": {"gateway", "contacts", "calls"},
 }
-    "nats": set(NATS_USERS),
-    "streams": {"admin"},
-    "operator": {"admin"},
-    "migrate": {"gateway", "contacts", "calls"},
-}
 
 
 def test_it_runs_the_two_servers_the_five_processes_and_what_runs_once():

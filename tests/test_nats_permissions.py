@@ -203,7 +203,7 @@ async def test_a_user_may_do_what_the_table_allows_and_nothing_else(
 async def test_nobody_gets_in_without_the_right_password(
     nats_server: Server, login: dict[str, str], attacks: Attacks
 ) -> None:
-    with pytest.raises(ConnectionError, match="Authorization Violation"):
+    with pytest.raises(ConnectionError):
         async with wire(nats_server, **login) as client:
             await client.refused(Line(PUBLISH, "bc.ping", frozenset()))
     attacks("NATS: without the right password")

@@ -3,7 +3,7 @@
 #
 #   gateway                     a Cloud Run service (HTTP, scales by requests)
 #   contacts, calls, webhooks   worker pools: they take their work from NATS and have no port to call
-#   migrate                     a job, run to its end before the new version serves
+#   migrate, streams            jobs, run to their end before the new version serves
 #
 # Before the first run, once:
 #   - a service account for $SERVICE_ACCOUNT: gcloud iam service-accounts create boostedcalls
@@ -11,11 +11,13 @@
 #       --location=$REGION
 #   - a Postgres (Cloud SQL, Supabase, …) and a NATS with JetStream, both reachable from $NETWORK. Cloud Run has no disk
 #     that lasts, so NATS cannot run there: three small VMs, GKE or Synadia Cloud;
-#   - in Secret Manager, readable by $SERVICE_ACCOUNT: DATABASE_URL, NATS_URL, JWT_SECRET, CALL_SIGNING_SECRET,
-#     VAPI_API_KEY, VAPI_WEBHOOK_SECRET.
+#   - in Secret Manager, readable by $SERVICE_ACCOUNT: DATABASE_URL, JWT_SECRET, CALL_SIGNING_SECRET, VAPI_API_KEY,
+#     VAPI_WEBHOOK_SECRET, and the passwords of the users in deploy/nats.conf: NATS_ADMIN_PASSWORD,
+#     NATS_GATEWAY_PASSWORD, NATS_CONTACTS_PASSWORD, NATS_CALLS_PASSWORD, NATS_WEBHOOKS_PASSWORD.
 set -euo pipefail
 
 : "${PROJECT_ID:?name your project: PROJECT_ID=…}"
+: "${NATS_URL:?the addresses of NATS, without credentials: nats://10.0.0.2:4222,nats://10.0.0.3:4222}"
 : "${VAPI_WEBHOOK_URL:?the public address of the webhook: https://your-host/api/calls/webhook/}"
 REGION=${REGION:-asia-south1}
 NETWORK=${NETWORK:-default}
@@ -25,7 +27,9 @@ TAG=${TAG:-$(git rev-parse --short HEAD)}
 IMAGE=$REGION-docker.pkg.dev/$PROJECT_ID/boostedcalls/boostedcalls:$TAG
 
 database=DATABASE_URL=DATABASE_URL:latest
-nats=NATS_URL=NATS_URL:latest
+# The addresses have commas between them, so the list of variables cannot.
+address=^;^NATS_URL=$NATS_URL
+password() { echo "NATS_$1_PASSWORD=NATS_$1_PASSWORD:latest"; }
 where=(--project="$PROJECT_ID" --region="$REGION")
 # NATS and the database have private addresses.
 common=(--image="$IMAGE" --service-account="$SERVICE_ACCOUNT"
@@ -38,18 +42,21 @@ docker push "$IMAGE"
 gcloud run jobs deploy boostedcalls-migrate "${where[@]}" "${common[@]}" \
     --args=migrate --set-secrets="$database" --execute-now --wait
 
+gcloud run jobs deploy boostedcalls-streams "${where[@]}" "${common[@]}" \
+    --args=streams --set-env-vars="$address" --set-secrets="$(password ADMIN)" --execute-now --wait
+
 gcloud run worker-pools deploy boostedcalls-contacts "${where[@]}" "${common[@]}" \
-    --args=contacts --instances=1 --set-secrets="$database,$nats"
+    --args=contacts --instances=1 --set-env-vars="$address" --set-secrets="$database,$(password CONTACTS)"
 
 gcloud run worker-pools deploy boostedcalls-calls "${where[@]}" "${common[@]}" \
-    --args=calls --instances=2 --set-env-vars="VAPI_WEBHOOK_URL=$VAPI_WEBHOOK_URL" \
-    --set-secrets="$database,$nats,VAPI_API_KEY=VAPI_API_KEY:latest,VAPI_WEBHOOK_SECRET=VAPI_WEBHOOK_SECRET:latest,CALL_SIGNING_SECRET=CALL_SIGNING_SECRET:latest"
+    --args=calls --instances=2 --set-env-vars="$address;VAPI_WEBHOOK_URL=$VAPI_WEBHOOK_URL" \
+    --set-secrets="$database,$(password CALLS),VAPI_API_KEY=VAPI_API_KEY:latest,VAPI_WEBHOOK_SECRET=VAPI_WEBHOOK_SECRET:latest,CALL_SIGNING_SECRET=CALL_SIGNING_SECRET:latest"
 
 gcloud run worker-pools deploy boostedcalls-webhooks "${where[@]}" "${common[@]}" \
-    --args=webhooks --instances=2 --set-secrets="$nats"
+    --args=webhooks --instances=2 --set-env-vars="$address" --set-secrets="$(password WEBHOOKS)"
 
 # One instance always runs: a webhook must not wait for a cold start. No SPOOL_DIR: without a disk that lasts, webhooks
 # that come while NATS or the webhooks service is away are answered 503; calls then learn their results by asking.
 gcloud run deploy boostedcalls "${where[@]}" "${common[@]}" \
     --allow-unauthenticated --min-instances=1 \
-    --set-secrets="$database,$nats,JWT_SECRET=JWT_SECRET:latest,VAPI_WEBHOOK_SECRET=VAPI_WEBHOOK_SECRET:latest"
+    --set-env-vars="$address" --set-secrets="$database,$(password GATEWAY),JWT_SECRET=JWT_SECRET:latest,VAPI_WEBHOOK_SECRET=VAPI_WEBHOOK_SECRET:latest"

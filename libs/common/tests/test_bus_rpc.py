@@ -335,3 +335,19 @@ async def test_service_is_seen_by_the_nats_tools(bus, answering):
     info = orjson.loads((await bus.client.request("$SRV.INFO.test", b"", timeout=5)).data)
     assert info["type"] == "io.nats.micro.v1.info_response"
     assert subject in [found["subject"] for found in info["endpoints"]]
+
+
+async def test_what_was_not_asked_at_an_endpoint_is_dropped(bus, answering):
+    """The server lets whoever reads a stream direct its messages here, and whoever asks direct the answer anywhere."""
+    seen = []
+
+    async def handle(who, data):
+        seen.append(data)
+        return data
+
+    subject = await answering(handle)
+    elsewhere = await bus.client.subscribe("bc.evt.provider.test.none")
+    await bus.client.publish(subject, b"answer to a stream", reply="bc.evt.provider.test.none")
+    await bus.client.publish(subject, b"no answer wanted")
+    assert await bus.request(subject, b"asked", caller()) == b"asked"
+    assert (seen, elsewhere.pending_msgs) == ([b"asked"], 0)

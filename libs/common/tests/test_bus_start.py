@@ -70,3 +70,13 @@ async def test_process_that_starts_while_its_streams_do_not_answer_waits_and_the
     finally:
         nats_server.child.signal(signal.SIGCONT)
     await wait_for_streams(bus, PROVIDER_EVENTS)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+@pytest.mark.parametrize("user", ["calls:wrong", "nobody:x"])
+async def test_a_process_that_nats_does_not_let_in_says_so_at_once(nats_server, user, wait):
+    runtime = Runtime(RuntimeSettings(_env_file=None))
+    async with AsyncExitStack() as stack:
+        settings = NatsSettings(nats_url=f"nats://{user}@127.0.0.1:{nats_server.port}", _env_file=None)
+        with pytest.raises(Unavailable, match="NATS refuses the user calls: look at NATS_URL and NATS_CALLS_PASSWORD"):
+            await asyncio.wait_for(connect(stack, runtime, settings, "calls", wait=wait), 5)

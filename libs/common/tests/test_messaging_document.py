@@ -84,7 +84,7 @@ def test_streams_are_exactly_those_of_the_code():
 def test_consumers_are_exactly_those_of_the_code():
     assert table("stream", "consumer") == [
         [code(consumer.stream), code(consumer.durable), str(consumer.batch), f"{consumer.ack_wait:g} s"]
-        for consumer in streams.CONSUMERS
+        for consumer in (*streams.CONSUMERS, streams.SUBSCRIBER)
     ]
 
 

@@ -24,6 +24,7 @@ check: setup ## Lint, types, generated documents, and each package's tests in an
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m pyright
 	scripts/check-documents
+	scripts/advisories
 	scripts/test-alone
 
 fmt: setup ## Format the code and mend what the linter can

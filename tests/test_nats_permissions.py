@@ -35,6 +35,7 @@ SERVICES = {"gateway", "contacts", "webhooks", "calls"}
 USERS = [user for user in NATS_USERS if user not in ("admin", "system")]
 ANYBODY = {*SERVICES, "subscriber"}
 NOBODY: set[str] = set()
+ASKED_BY_CALLS = ("bc.svc.contacts.get", "bc.svc.contacts.count", "bc.svc.scripts.get")
 PUBLISH, SUBSCRIBE = "PUB", "SUB"
 # What each consumer's messages are for.
 READS = {(PROVIDER_EVENTS, "calls"): {"calls"}, (JOBS, "calls"): {"calls"}, (CALL_EVENTS, "subscriber"): {"subscriber"}}
@@ -60,7 +61,7 @@ def table() -> Iterator[Line]:
 
 def publishing() -> Iterator[tuple[str, str, set[str]]]:
     for subject in (*(rpc.subject for rpc in messages.ALL), INGEST_WEBHOOK, INGEST_WEBHOOKS):
-        also = {"calls"} if subject in ("bc.svc.contacts.get", "bc.svc.scripts.get") else set[str]()
+        also = {"calls"} if subject in ASKED_BY_CALLS else set[str]()
         yield PUBLISH, subject, {"gateway"} | also
     for kind in ("status-update", "end-of-call-report", "hang", "synced"):
         for call in (IDS[0], "none"):

@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from boostedcalls.devkit import servers
+from boostedcalls.devkit import leaks, servers
 from boostedcalls.devkit.servers import Server
 from boostedcalls.devkit.stack import Stack
 
@@ -126,7 +126,8 @@ async def nats_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerato
 def stack(tmp_path_factory: pytest.TempPathFactory) -> StackFactory:
     """`async with stack(replicas={"calls": 2}) as s:` runs the real processes; the options are those of `Stack`.
 
-    Their log lines are printed, so that pytest shows them beside a failure.
+    Their log lines are printed, so that pytest shows them beside a failure. When a stack ends, what left it is searched
+    for what must not leave (`leaks`).
     """
 
     @asynccontextmanager
@@ -135,6 +136,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> StackFactory:
             defaults: dict[str, Any] = {"durable": False, "sinks": _printed, "say": print}
             async with Stack(folder, **{**defaults, **options}) as running:
                 yield running
+                live = await leaks.live(running)
+            leaked = leaks.search([*leaks.logs(folder / "logs"), *live], leaks.secrets_of(running.env))
+            assert not leaked, "\n".join(leaked)
 
     return make
 

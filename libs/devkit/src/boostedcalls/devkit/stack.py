@@ -136,6 +136,11 @@ class Stack:
     def member(self, name: str, index: int = 0) -> Supervised:
         return self._members[name, index]
 
+    def services(self) -> list[Server]:
+        """Our own processes that run, without the simulator."""
+        members = [(name, member) for (name, _), member in self._members.items() if name in SERVICES]
+        return [member.server for name, member in members if name != "simulator" and member.server.child.running]
+
     async def kill(self, name: str, index: int = 0, number: int = signal.SIGKILL) -> None:
         """Send a signal to a process; after SIGKILL and SIGTERM wait for its end."""
         await self.member(name, index).kill(number)
@@ -221,10 +226,12 @@ class Stack:
 
     def _child(self, name: str, index: int, env: Mapping[str, str], *arguments: str) -> Child:
         label = _label(name, index)
+        # A command is the operator's, who has every key.
+        is_service = name in SERVICES and not arguments
         return Child(
             name=label,
             argv=[sys.executable, "-m", f"boostedcalls.{_MODULES.get(name, name)}", *arguments],
-            env={**_own(self.env, name), **env, **self._service_env.get(name, {})},
+            env={**(_own(self.env, name) if is_service else self.env), **env, **self._service_env.get(name, {})},
             log=self._fresh_log(name, index),
             sink=self._sinks(label) if self._sinks else None,
             # Not the caller's: a `.env` there would be read.

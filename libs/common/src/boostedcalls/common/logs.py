@@ -6,13 +6,27 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import orjson
 import structlog
 
 _SHOWN_DIGITS = 4
+# Members of a line that may quote what somebody sent us.
+_QUOTING = ("exception", "error", "reason", "detail")
+# What a fault's text quotes of the data that it is about: asyncpg and Postgres, pydantic; tokens and numbers anywhere.
+_QUOTES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"), "[token]"),
+    (re.compile(r"(Key \([^)]*\)=)\((?s:.*?)\)(?= already exists| is | conflicts)"), r"\1(…)"),
+    (re.compile(r"(Failing row contains )\((?s:.*?)\)\.$", re.MULTILINE), r"\1(…)."),
+    (re.compile(r"(invalid input for query argument \$\d+: ).*?( \([^()]*\))?$", re.MULTILINE), r"\1…\2"),
+    (re.compile(r"(invalid input syntax for [\w ]+: )\"(?s:.*?)\"$", re.MULTILINE), r"\1…"),
+    (re.compile(r"input_value=.*?(, input_type=)"), r"input_value=…\1"),
+)
+_PHONE = re.compile(r"\+\d{7,15}\b")
 _STDERR = 2
 
 
@@ -35,6 +49,25 @@ def _dumps(event: Any, **_: Any) -> bytes:
         return json.dumps(event, default=str).encode() + b"\n"
 
 
+def scrub(text: str) -> str:
+    """The text of a fault without the data that it quotes: people's words and numbers, tokens."""
+    for shape, instead in _QUOTES:
+        text = shape.sub(instead, text)
+    return _PHONE.sub(lambda match: mask_phone(match[0]), text)
+
+
+def _scrubbed(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name in _QUOTING:
+        if isinstance(value := event.get(name), str):
+            event[name] = scrub(value)
+    return event
+
+
+def _foreign_scrubbed(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event["event"] = scrub(str(event["event"]))
+    return event
+
+
 def _as_text(_: Any, __: str, line: Any) -> str:
     return line.decode().rstrip("\n")
 
@@ -48,9 +81,9 @@ def setup_logs(service: str, level: str = "INFO") -> None:
     ]
     to_people = sys.stderr.isatty()
     rendered: list[Any] = (
-        [structlog.dev.ConsoleRenderer()]
+        [_scrubbed, structlog.dev.ConsoleRenderer()]
         if to_people
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
+        else [structlog.processors.format_exc_info, _scrubbed, structlog.processors.JSONRenderer(serializer=_dumps)]
     )
     structlog.configure(
         processors=[*shared, *rendered],
@@ -63,7 +96,12 @@ def setup_logs(service: str, level: str = "INFO") -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered, *as_text],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _foreign_scrubbed,
+                *rendered,
+                *as_text,
+            ],
         )
     )
     root = logging.getLogger()

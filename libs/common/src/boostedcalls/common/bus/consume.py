@@ -30,7 +30,7 @@ from boostedcalls.common.bus.connection import Bus
 from boostedcalls.common.bus.pull import Puller
 from boostedcalls.common.bus.streams import DLQ, Consumer, ensure_consumer, ensure_streams
 from boostedcalls.common.errors import Poison, ServiceError, Unavailable
-from boostedcalls.common.logs import get_logger
+from boostedcalls.common.logs import get_logger, scrub
 from boostedcalls.common.messages.base import rfc3339
 from boostedcalls.common.trouble import Trouble
 
@@ -246,7 +246,7 @@ async def dead_letter(bus: Bus, origin: str, delivery: Delivery, reason: str) ->
         ORIGIN_SEQUENCE: str(delivery.sequence),
         ORIGIN_TIME: rfc3339(delivery.stored_at),
         DELIVERIES: str(delivery.deliveries),
-        REASON: " ".join(reason.split())[:500].encode("ascii", "replace").decode(),
+        REASON: " ".join(scrub(reason).split())[:500].encode("ascii", "replace").decode(),
     }
     await bus.publish(
         subjects.dead_letter(origin, delivery.sequence),

@@ -40,7 +40,7 @@ async def _end(world: World, row: store.Row, status: CallStatus, cost: str | Non
 
 async def _many(world: World, user_id: UUID) -> None:
     """20,400 calls of the user to one contact, the oldest 400 of them busy."""
-    async with transaction(world.deps.pool) as connection:
+    async with transaction(world.admin) as connection:
         # Else VACUUM may come before the commit is on disk, and leaves the pages as they are.
         await connection.execute("SET LOCAL synchronous_commit TO on")
         await connection.execute(
@@ -64,7 +64,7 @@ async def _reads(world: World) -> AsyncGenerator[dict[str, tuple[int, int]]]:
             for _ in range(size):
                 connection = await stack.enter_async_context(world.deps.pool.acquire())
                 await connection.execute("SELECT pg_stat_force_next_flush()")
-        rows = await world.deps.pool.fetch(
+        rows = await world.admin.fetch(
             "SELECT indexrelname AS name, idx_tup_read AS read, idx_tup_fetch AS fetched FROM pg_stat_user_indexes"
             " WHERE relname = 'calls'"
         )
@@ -188,7 +188,7 @@ async def test_a_page_of_rare_statuses_is_read_from_the_index_and_not_from_every
     world: World, user_id: UUID
 ) -> None:
     await _many(world, user_id)
-    await world.deps.pool.execute("ANALYZE calls.calls")
+    await world.admin.execute("ANALYZE calls.calls")
     async with _reads(world) as reads:
         shown = await _page(world, user_id, status=["busy", "voicemail"])
     assert [item.created_at for item in shown.data] == [NOW - timedelta(seconds=20001 + n) for n in range(20)]
@@ -199,7 +199,7 @@ async def test_a_page_of_rare_statuses_is_read_from_the_index_and_not_from_every
 
 async def test_a_page_far_behind_skips_entries_of_an_index_and_reads_its_own_calls(world: World, user_id: UUID) -> None:
     await _many(world, user_id)
-    await world.deps.pool.execute("VACUUM ANALYZE calls.calls")
+    await world.admin.execute("VACUUM ANALYZE calls.calls")
     for query in ({}, {"status": ["completed"]}, {"created_to": NOW}, {"contact_id": user_id}):
         async with _reads(world) as reads:
             shown = await _page(world, user_id, page=500, **query)
@@ -236,7 +236,7 @@ async def test_the_rollups_equal_a_recount_after_many_changes_at_once(world: Wor
     assert await world.rollups(user_id) == await world.recount(user_id)
     async with world.deps.pool.acquire() as connection:
         active = await store.active_calls(connection, user_id)
-    assert active == await world.deps.pool.fetchval(
+    assert active == await world.admin.fetchval(
         "SELECT count(*) FROM calls.calls WHERE user_id = $1 AND status IN ('pending', 'ringing')", user_id
     )
 
@@ -245,7 +245,7 @@ async def test_of_many_claims_of_one_call_one_wins(world: World, user_id: UUID) 
     row = await world.insert(user_id)
 
     async def claim() -> store.Row | None:
-        async with transaction(world.deps.pool) as connection:
+        async with transaction(world.admin) as connection:
             return await store.claim(connection, row["id"], world.deps.settings)
 
     won = [claimed for claimed in await asyncio.gather(*(claim() for _ in range(20))) if claimed]

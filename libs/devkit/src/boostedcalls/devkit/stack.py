@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from boostedcalls.devkit.child import Child, LineSink, until_ready
 from boostedcalls.devkit.errors import DevkitError
@@ -28,6 +29,7 @@ SERVERS = ("nats", "postgres")
 SERVICES = ("simulator", "webhooks", "contacts", "calls", "gateway")
 EVERYTHING = (*SERVERS, *SERVICES)
 _WITH_MIGRATIONS = ("gateway", "contacts", "calls")
+_OWNERS = ("DB_USER", "DB_PASSWORD")
 _STOP_ORDER = (("gateway",), ("calls", "contacts", "webhooks"), ("simulator",), SERVERS)
 _LARGE_LOG = 20_000_000
 
@@ -38,6 +40,16 @@ def new_secrets() -> dict[str, str]:
     """Fresh values for every secret our processes want."""
     names = ("JWT_SECRET", "VAPI_WEBHOOK_SECRET", "CALL_SIGNING_SECRET")
     return {name: secrets.token_hex(32) for name in names}
+
+
+def password_variable(service: str) -> str:
+    """The variable that holds the password of the service's own role in the database."""
+    return f"DB_{service.upper()}_PASSWORD"
+
+
+def new_database_passwords() -> dict[str, str]:
+    """A fresh password for each service's role."""
+    return {password_variable(name): secrets.token_hex(16) for name in _WITH_MIGRATIONS}
 
 
 def _bare_environment() -> dict[str, str]:
@@ -90,7 +102,8 @@ class Stack:
         self._members: dict[tuple[str, int], Supervised] = {}
         self._exit = AsyncExitStack()
         self.env: dict[str, str] = {}
-        """The variables that every service got; complete once the stack is ready."""
+        """What all services were given, as an operator has it; complete once the stack is ready. A process gets of the
+        database's credentials only its own: see `environment`."""
 
     @property
     def urls(self) -> list[str]:
@@ -116,7 +129,21 @@ class Stack:
 
     @property
     def database_url(self) -> str:
+        """With the owner's credentials."""
         return self.env["DATABASE_URL"]
+
+    def environment(self, name: str, *, owner: bool = False) -> dict[str, str]:
+        """The variables of a service's processes: with its own login to the database, and the owner's for `owner` or
+        where it has none of its own."""
+        own = password_variable(name)
+        passwords = {password_variable(each) for each in _WITH_MIGRATIONS}
+        env = {variable: value for variable, value in self.env.items() if variable not in passwords - {own}}
+        if not owner and (own in env or name not in _WITH_MIGRATIONS):
+            env = {variable: value for variable, value in env.items() if variable not in _OWNERS}
+            if "DATABASE_URL" in env:
+                url = urlsplit(env["DATABASE_URL"])
+                env["DATABASE_URL"] = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
+        return env
 
     def log(self, name: str, index: int = 0) -> Path:
         """The log file of a process."""
@@ -182,6 +209,8 @@ class Stack:
         for name, variable in (("nats", "NATS_URL"), ("postgres", "DATABASE_URL")):
             if name in self.parts:
                 env[variable] = self.member(name).server.url
+        if "postgres" in self.parts:
+            env |= new_database_passwords()
         env["VAPI_WEBHOOK_URL"] = f"http://{HOST}:{self._port}/api/calls/webhook/"
         if "simulator" in self.parts:
             env |= {
@@ -209,7 +238,11 @@ class Stack:
         return Child(
             name=label,
             argv=[sys.executable, "-m", f"boostedcalls.{name}", *arguments],
-            env={**self.env, **env, **self._service_env.get(name, {})},
+            env={
+                **self.environment(name, owner=arguments[:1] == ("migrate",)),
+                **env,
+                **self._service_env.get(name, {}),
+            },
             log=self._fresh_log(name, index),
             sink=self._sinks(label) if self._sinks else None,
             # Not the caller's: a `.env` there would be read.

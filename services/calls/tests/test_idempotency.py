@@ -351,7 +351,7 @@ async def test_a_key_that_stands_for_a_call_is_not_given_another(asker: Asker) -
     await asker.ask()
     row = await asker.world.insert(asker.user_id)
     key = idempotency.Key(asker.user_id, "key", b"")
-    async with reading(asker.world.deps.pool) as connection:
+    async with reading(asker.world.deps.pool, asker.user_id) as connection:
         with pytest.raises(ServiceError) as caught:
             await idempotency.take(connection, key, row["id"], 1)
         found = await idempotency.find(connection, key)

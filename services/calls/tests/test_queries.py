@@ -14,6 +14,7 @@ from boostedcalls.calls import dispatch, queries, store
 from boostedcalls.calls.state import Fact, Source
 from boostedcalls.calls.stats import line_chart, read_figures, stats, trend
 from boostedcalls.common.context import caller, new_id
+from boostedcalls.common.db import connection as reading
 from boostedcalls.common.db import transaction
 from boostedcalls.common.errors import ServiceError
 from boostedcalls.common.messages.base import encoded
@@ -25,7 +26,7 @@ NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
 async def _page(world: World, user_id: UUID, **query: Any) -> CallPage:
-    async with world.deps.pool.acquire() as connection:
+    async with reading(world.deps.pool, user_id) as connection:
         answer = await queries.list_calls(connection, user_id, ListCalls(**query))
     page = CallPage.model_validate_json(answer)
     assert encoded(page) == answer
@@ -137,7 +138,7 @@ async def test_a_page_and_a_call_are_the_json_of_their_models(world: World, user
     assert page.data[0].started_at == NOW
     assert (page.data[0].cost, page.data[0].outcome) == (1e-06, "busy")
     for item in page.data:
-        async with world.deps.pool.acquire() as connection:
+        async with reading(world.deps.pool, user_id) as connection:
             answer = queries.call_json(await queries.get_call(connection, user_id, item.id))
         call = Call.model_validate_json(answer)
         assert encoded(call) == answer
@@ -148,7 +149,7 @@ async def test_a_page_and_a_call_are_the_json_of_their_models(world: World, user
 async def test_a_page_takes_one_statement(world: World, user_id: UUID) -> None:
     await world.insert(user_id)
     asked: list[str] = []
-    async with world.deps.pool.acquire() as connection:
+    async with reading(world.deps.pool, user_id) as connection:
         with connection.query_logger(lambda record: asked.append(record.query)):
             for query in (ListCalls(), ListCalls(page=7), ListCalls(contact_id=user_id, status=["busy", "failed"])):
                 await queries.list_calls(connection, user_id, query)
@@ -220,7 +221,7 @@ async def test_a_cursor_that_is_not_ours_is_refused_or_finds_nothing(world: Worl
 
 async def test_a_foreign_call_is_not_found(world: World, user_id: UUID) -> None:
     row = await world.insert(user_id)
-    async with world.deps.pool.acquire() as connection:
+    async with reading(world.deps.pool, user_id) as connection:
         for user, call in ((new_id(), row["id"]), (user_id, new_id())):
             with pytest.raises(ServiceError) as caught:
                 await queries.get_call(connection, user, call)
@@ -234,7 +235,7 @@ async def test_the_rollups_equal_a_recount_after_many_changes_at_once(world: Wor
         *(_end(world, row, statuses[(n + k) % 4], f"0.{n}{k}") for n, row in enumerate(rows) for k in range(3))
     )
     assert await world.rollups(user_id) == await world.recount(user_id)
-    async with world.deps.pool.acquire() as connection:
+    async with reading(world.deps.pool, user_id) as connection:
         active = await store.active_calls(connection, user_id)
     assert active == await world.admin.fetchval(
         "SELECT count(*) FROM calls.calls WHERE user_id = $1 AND status IN ('pending', 'ringing')", user_id
@@ -257,7 +258,7 @@ async def test_stats_show_money_counts_and_a_chart_of_fourteen_days(world: World
     await _end(world, rows[0], CallStatus.COMPLETED, "1234.5")
     await _end(world, rows[1], CallStatus.FAILED)
     today = datetime.now(UTC).date()
-    async with world.deps.pool.acquire() as connection:
+    async with reading(world.deps.pool, user_id) as connection:
         answers = [
             stats(await read_figures(connection, user_id, today), 4902, today),
             stats(await read_figures(connection, new_id(), today), 0, today),

@@ -2,34 +2,38 @@
 -- `SET LOCAL bc.scope` to a user's id or to * for the service itself; without a scope there are none. It binds the
 -- tables' owner too. A policy without WITH CHECK checks with USING what is written.
 --
--- CASE, not OR: what is behind ELSE is evaluated for a user's scope alone, and the planner makes of it no estimate that
--- would change the plans. The subselects are evaluated once a query.
+-- CASE, not OR: of it the planner makes no estimate that would change the plans. The subselects are evaluated once a
+-- query, where a row was locked by another in any case (so * must not come to the cast).
 ALTER TABLE calls.calls ENABLE ROW LEVEL SECURITY;
 ALTER TABLE calls.calls FORCE ROW LEVEL SECURITY;
 CREATE POLICY scope ON calls.calls USING (
     CASE WHEN (SELECT current_setting('bc.scope', true)) = '*' THEN true
-    ELSE user_id = (SELECT nullif(current_setting('bc.scope', true), '')::uuid) END
+    ELSE user_id = (SELECT CASE WHEN current_setting('bc.scope', true) <> '*'
+                           THEN nullif(current_setting('bc.scope', true), '')::uuid END) END
 );
 
 ALTER TABLE calls.totals ENABLE ROW LEVEL SECURITY;
 ALTER TABLE calls.totals FORCE ROW LEVEL SECURITY;
 CREATE POLICY scope ON calls.totals USING (
     CASE WHEN (SELECT current_setting('bc.scope', true)) = '*' THEN true
-    ELSE user_id = (SELECT nullif(current_setting('bc.scope', true), '')::uuid) END
+    ELSE user_id = (SELECT CASE WHEN current_setting('bc.scope', true) <> '*'
+                           THEN nullif(current_setting('bc.scope', true), '')::uuid END) END
 );
 
 ALTER TABLE calls.daily ENABLE ROW LEVEL SECURITY;
 ALTER TABLE calls.daily FORCE ROW LEVEL SECURITY;
 CREATE POLICY scope ON calls.daily USING (
     CASE WHEN (SELECT current_setting('bc.scope', true)) = '*' THEN true
-    ELSE user_id = (SELECT nullif(current_setting('bc.scope', true), '')::uuid) END
+    ELSE user_id = (SELECT CASE WHEN current_setting('bc.scope', true) <> '*'
+                           THEN nullif(current_setting('bc.scope', true), '')::uuid END) END
 );
 
 ALTER TABLE calls.idempotency_keys ENABLE ROW LEVEL SECURITY;
 ALTER TABLE calls.idempotency_keys FORCE ROW LEVEL SECURITY;
 CREATE POLICY scope ON calls.idempotency_keys USING (
     CASE WHEN (SELECT current_setting('bc.scope', true)) = '*' THEN true
-    ELSE user_id = (SELECT nullif(current_setting('bc.scope', true), '')::uuid) END
+    ELSE user_id = (SELECT CASE WHEN current_setting('bc.scope', true) <> '*'
+                           THEN nullif(current_setting('bc.scope', true), '')::uuid END) END
 );
 
 -- A line belongs to whom its call belongs to.
@@ -39,7 +43,9 @@ CREATE POLICY scope ON calls.timeline USING (
     CASE WHEN (SELECT current_setting('bc.scope', true)) = '*' THEN true
     ELSE EXISTS (
         SELECT FROM calls.calls AS c
-        WHERE c.id = call_id AND c.user_id = (SELECT nullif(current_setting('bc.scope', true), '')::uuid)
+        WHERE c.id = call_id
+          AND c.user_id = (SELECT CASE WHEN current_setting('bc.scope', true) <> '*'
+                                  THEN nullif(current_setting('bc.scope', true), '')::uuid END)
     ) END
 );
 

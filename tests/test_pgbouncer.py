@@ -86,7 +86,7 @@ async def test_two_tenants_use_everything_and_each_sees_their_own(system: Stack,
         cards = {card["title"]: card["value"] for card in (await user.found("/api/calls/stats/"))["cards"]}
         assert (cards["Calls made"], cards["Contacts"]) == ("3", "3")
         assert (await user.found("/api/calls/pending-count/"))["count"] == 0
-        assert await user.found(f"/api/calls/{calls[0]['id']}/timeline/")
+        assert await user.found(f"/api/calls/{calls[0]['id']}/events/")
 
     await asyncio.gather(use(0), use(1))
     mine, theirs = [(await user.found("/api/calls/"))["data"][0]["id"] for user in users]

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 from time import monotonic
-from typing import Any
+from typing import IO, Any, cast
 from urllib.parse import urlsplit
 
 HERE = Path(__file__).resolve().parents[1]
@@ -66,24 +66,22 @@ class _Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._input, self._output = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
         self.names: list[str] = self._answer()
 
     def __enter__(self) -> _Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self._input.close()
         self._process.wait()
 
     def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        return json.loads(self._process.stdout.readline())
+        return json.loads(self._output.readline())
 
     def ask(self, name: str) -> dict[str, float]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{name}\n")
-        self._process.stdin.flush()
+        self._input.write(f"{name}\n")
+        self._input.flush()
         return self._answer()
 
 
@@ -96,7 +94,7 @@ async def _work() -> None:
     data = DataSet(calls=100_000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        folder.chmod(0o755)
+        folder.chmod(0o755)  # noqa: ASYNC240 - Postgres is another user where we are root
         async with start_ours(folder / "home", data, nats_sync="always") as ours:
             token = await log_in(ours, 0)
             contact = json.dumps({"name": "Ada", "phone": "+12025550100"})

@@ -408,7 +408,7 @@ async def test_a_reader_that_is_cancelled_gives_its_connection_back_clean(pool):
             pid = await reader.fetchval("SELECT pg_backend_pid()")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1), connection(pool, SERVICE) as reader:
-                await reader.execute("SELECT pg_sleep(5)")
+                await reader.fetchval("SELECT pg_sleep(5)")
         async with connection(pool) as reader:
             assert await reader.fetchval("SELECT coalesce(current_setting('bc.scope', true), '')") == ""
             assert await reader.fetchval("SELECT pg_backend_pid()") == pid

@@ -18,7 +18,7 @@ from boostedcalls.calls import create, idempotency, sync
 from boostedcalls.calls.idempotency import REPLAYS
 from boostedcalls.common.bus import Endpoint, endpoint, serve
 from boostedcalls.common.context import Caller, caller, new_id
-from boostedcalls.common.db import connection as reading
+from boostedcalls.common.db import transaction
 from boostedcalls.common.errors import ServiceError, problem
 from boostedcalls.common.messages.base import Replayed
 from boostedcalls.common.messages.calls import CREATE_CALL
@@ -351,7 +351,7 @@ async def test_a_key_that_stands_for_a_call_is_not_given_another(asker: Asker) -
     await asker.ask()
     row = await asker.world.insert(asker.user_id)
     key = idempotency.Key(asker.user_id, "key", b"")
-    async with reading(asker.world.deps.pool, asker.user_id) as connection:
+    async with transaction(asker.world.deps.pool, asker.user_id) as connection:
         with pytest.raises(ServiceError) as caught:
             await idempotency.take(connection, key, row["id"], 1)
         found = await idempotency.find(connection, key)

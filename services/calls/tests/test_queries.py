@@ -149,7 +149,7 @@ async def test_a_page_and_a_call_are_the_json_of_their_models(world: World, user
 async def test_a_page_takes_one_statement(world: World, user_id: UUID) -> None:
     await world.insert(user_id)
     asked: list[str] = []
-    async with reading(world.deps.pool, user_id) as connection:
+    async with transaction(world.deps.pool, user_id) as connection:
         with connection.query_logger(lambda record: asked.append(record.query)):
             for query in (ListCalls(), ListCalls(page=7), ListCalls(contact_id=user_id, status=["busy", "failed"])):
                 await queries.list_calls(connection, user_id, query)

@@ -276,7 +276,8 @@ async def test_every_table_of_a_service_has_row_security_that_binds_its_owner(wo
 
 @pytest.mark.parametrize("scope", ["x", "'; DROP TABLE calls.calls; --", 1, b"*", True, "**"])
 async def test_what_is_no_scope_reaches_no_statement(world: World, scope: Any, attacks: Attacks) -> None:
-    with pytest.raises(TypeError):
-        async with transaction(world.deps.pool, scope):
-            pass
-    attacks("Postgres: injected scope")
+    for opened in (transaction, reading):
+        with pytest.raises(TypeError):
+            async with opened(world.deps.pool, scope):
+                pass
+    attacks("Postgres: injected scope", 2)

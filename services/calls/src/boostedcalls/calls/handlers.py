@@ -78,24 +78,26 @@ async def get_call(service: Service, who: Caller, request: CallId) -> bytes:
     deps = service.deps
     async with reading(deps.pool, who.user) as connection:
         row = await queries.get_call(connection, who.user, request.call_id)
-        # Without a due time nothing more is expected of it.
-        claimed = (
-            schedule.stage(row) is Stage.FOLLOW
-            and row["due_at"]
-            and await connection.fetchval(
-                "UPDATE calls.calls SET synced_at = now() WHERE id = $1"
-                " AND (synced_at IS NULL OR synced_at < now() - make_interval(secs => $2)) RETURNING true",
-                row["id"],
-                deps.settings.sync_on_read,
-            )
-        )
-    if claimed:
+    # Without a due time nothing more is expected of it.
+    if schedule.stage(row) is Stage.FOLLOW and row["due_at"] and await _claim_look(deps, who, row):
         try:
             async with asyncio.timeout(_ON_READ_IN_ALL):
                 row = await _sync(service, who, row, _ON_READ)
         except (ProviderError, ServiceError, Unavailable, TimeoutError) as error:
             log.warning("sync_on_read_failed", call_id=str(row["id"]), reason=str(error) or "timeout")
     return queries.call_json(row)
+
+
+async def _claim_look(deps: Deps, who: Caller, row: store.Row) -> bool:
+    """Whether the provider was not asked about the call just now, and is to be asked by us."""
+    async with transaction(deps.pool, who.user) as connection:
+        claimed = await connection.fetchval(
+            "UPDATE calls.calls SET synced_at = now() WHERE id = $1"
+            " AND (synced_at IS NULL OR synced_at < now() - make_interval(secs => $2)) RETURNING true",
+            row["id"],
+            deps.settings.sync_on_read,
+        )
+    return claimed is not None
 
 
 async def _sync(service: Service, who: Caller, row: store.Row, timeout: float) -> store.Row:

@@ -17,6 +17,7 @@ run: setup ## Start everything on this machine: PORT (8000), BOOSTEDCALLS_HOME (
 	@exec $(DEVKIT) run --with-parent
 
 test: setup ## Run every test; ARGS="-k state" chooses
+	@QUIET=1 scripts/test-packages
 	$(PYTHON) -m pytest -n 3 --dist loadfile $(ARGS)
 
 check: setup ## Lint, types, generated documents, and each package's tests in an environment of its own

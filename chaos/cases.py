@@ -26,7 +26,7 @@ from boostedcalls.common.bus.consume import _settle
 from boostedcalls.common.bus.pull import Puller
 from boostedcalls.common.bus.streams import PROVIDER_EVENTS, Consumer
 from boostedcalls.common.context import caller
-from boostedcalls.common.db import transaction
+from boostedcalls.common.db import SERVICE, transaction
 from boostedcalls.common.logs import setup_logs
 from boostedcalls.common.messages.calls import PlaceCall
 from boostedcalls.common.outbox import Relay
@@ -93,7 +93,8 @@ async def _create(world: World, args: Args) -> Work:
         unanswered = (
             "UPDATE calls.idempotency_keys SET status = NULL, answer = NULL, running_until = now() WHERE key = $1"
         )
-        await world.deps.pool.execute(unanswered, args["key"])
+        async with transaction(world.deps.pool, SERVICE) as connection:
+            await connection.execute(unanswered, args["key"])
     return create_call(world.service, caller(UUID(args["user"])), request)
 
 
@@ -102,7 +103,7 @@ async def _sweep(world: World, args: Args) -> Work:
     placed and nobody hears of it."""
     deps, call_id = world.deps, UUID(args["call"])
     if args["stage"] != "dispatch":
-        async with transaction(deps.pool) as connection:
+        async with transaction(deps.pool, SERVICE) as connection:
             row = await store.claim(connection, call_id, deps.settings)
         assert row is not None
         placed = await deps.vapi.create_call(create_call_body(row, deps.provider))

@@ -21,7 +21,7 @@ from boostedcalls.common.bus import Bus, Delivery, consume, event_message
 from boostedcalls.common.bus.consume import dead_letter
 from boostedcalls.common.bus.streams import Consumer
 from boostedcalls.common.context import Caller, new_id
-from boostedcalls.common.db import connection, transaction
+from boostedcalls.common.db import SERVICE, connection, transaction
 
 _CONSUME: dict[str, Any] = consume.__globals__
 
@@ -31,12 +31,12 @@ def _claim_after_send() -> None:
     record = dispatch._record
 
     async def claim(deps: Deps, who: Caller, call_id: UUID) -> store.Row | None:
-        async with connection(deps.pool) as reading:
+        async with connection(deps.pool, SERVICE) as reading:
             row = await reading.fetchrow("SELECT * FROM calls.calls WHERE id = $1", call_id)
         return None if row is None else dict(row) | {"dispatch_started_at": datetime.now(UTC)}
 
     async def claim_and_record(deps: Deps, who: Caller, row: store.Row, outcome: Any) -> store.Row | None:
-        async with transaction(deps.pool) as writing:
+        async with transaction(deps.pool, SERVICE) as writing:
             await store.claim(writing, row["id"], deps.settings)
         return await record(deps, who, row, outcome)
 

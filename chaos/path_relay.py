@@ -41,6 +41,8 @@ class Relays:
         async with transaction(lab.pool) as connection:
             await connection.execute(f"CREATE SCHEMA {schema}")
             await connection.execute(f"CREATE TABLE {schema}.outbox (LIKE calls.outbox INCLUDING ALL)")
+            await connection.execute(f"GRANT USAGE ON SCHEMA {schema} TO boostedcalls_calls")
+            await connection.execute(f"GRANT SELECT, UPDATE, DELETE ON {schema}.outbox TO boostedcalls_calls")
             await enqueue(connection, schema, events)
             rows = await connection.fetch(f"SELECT event_id FROM {schema}.outbox ORDER BY id")  # noqa: S608
         return {

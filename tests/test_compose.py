@@ -29,8 +29,14 @@ PASSWORD = re.compile(r"(?:NATS|DB)_([A-Z]+)_PASSWORD")
 OWN = {
     "nats": set(NATS_USERS),
     "streams": {"admin"},
-    "operator": {"admin"},
+    "operator": {"admin", "calls"},
+    "demo-user": {"gateway"},
     "migrate": {"gateway", "contacts", "calls"},
+}
+DB_PASSWORDS = {
+    name.removeprefix("DEMO_"): value
+    for name, value in SERVICES["migrate"]["environment"].items()
+    if name.startswith("DEMO_DB_")
 }
 
 
@@ -74,9 +80,9 @@ def test_our_processes_share_one_image_and_have_no_privileges(name):
 
 
 def test_every_variable_has_a_default_and_is_in_the_example():
-    used = re.findall(r"(?<!\$)\$\{?([A-Z][A-Z0-9_]*)(:-)?", TEXT)
+    used = re.findall(r"(?<!\$)\$\{?([A-Z][A-Z0-9_]*)(:[-+])?", TEXT)
     assert {name for name, _ in used} <= setting_names(CHECKOUT)
-    assert {default for _, default in used} == {":-"}
+    assert {default for _, default in used} == {":-", ":+"}
 
 
 def test_secrets_have_defaults_that_say_what_they_are_and_are_long_enough():
@@ -105,7 +111,34 @@ def test_secrets_have_defaults_that_say_what_they_are_and_are_long_enough():
 )
 def test_a_setting_given_to_compose_reaches_the_service(name, settings):
     wanted = {field.upper() for cls in settings for field in cls.model_fields}
+    if name != "migrate":
+        wanted -= DB_PASSWORDS.keys() - {f"DB_{name.upper()}_PASSWORD"}
     assert wanted <= SERVICES[name]["environment"].keys()
+
+
+@pytest.mark.parametrize("name", sorted(OURS | {"demo-user"}))
+def test_a_service_is_given_no_other_login_to_the_database_than_its_own(name, attacks):
+    given = SERVICES[name]["environment"]
+    own = {"demo-user": "gateway"}.get(name, name)
+    assert {variable for variable in DB_PASSWORDS if variable in given} <= {f"DB_{own.upper()}_PASSWORD"}
+    # The owner's only where the database is elsewhere, and then none that stands here.
+    assert given.get("DB_USER", "${DB_HOST:+${DB_USER:-postgres}}") == "${DB_HOST:+${DB_USER:-postgres}}"
+    assert given.get("DB_PASSWORD", "${DB_HOST:+${DB_PASSWORD:-}}") == "${DB_HOST:+${DB_PASSWORD:-}}"
+    attacks("Postgres: another's login", 3)
+
+
+@pytest.mark.parametrize("name", ["migrate", "gateway", "contacts", "calls"])
+def test_the_passwords_that_stand_there_are_for_the_postgres_that_stands_there_alone(name):
+    given = {key: value for key, value in SERVICES[name]["environment"].items() if key.startswith("DEMO_DB_")}
+    assert len(given) == (3 if name == "migrate" else 1)
+    for key, demo in given.items():
+        variable = key.removeprefix("DEMO_")
+        assert demo.startswith("demo-only-")
+        assert DB_PASSWORDS[variable] == demo
+        assert entrypoint("printenv", variable, **given, **{variable: ""}).stdout == f"{demo}\n"
+        assert entrypoint("printenv", variable, **given, **{variable: "mine"}).stdout == "mine\n"
+        elsewhere = {"DATABASE_ELSEWHERE": "yes", variable: ""}
+        assert entrypoint("printenv", variable, **given, **elsewhere).stdout == "\n"
 
 
 def entrypoint(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

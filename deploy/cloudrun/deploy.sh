@@ -11,9 +11,11 @@
 #       --location=$REGION
 #   - a Postgres (Cloud SQL, Supabase, …) and a NATS with JetStream, both reachable from $NETWORK. Cloud Run has no disk
 #     that lasts, so NATS cannot run there: three small VMs, GKE or Synadia Cloud;
-#   - in Secret Manager, readable by $SERVICE_ACCOUNT: DATABASE_URL, JWT_SECRET, CALL_SIGNING_SECRET, VAPI_API_KEY,
-#     VAPI_WEBHOOK_SECRET, and the passwords of the users in deploy/nats.conf: NATS_ADMIN_PASSWORD,
-#     NATS_GATEWAY_PASSWORD, NATS_CONTACTS_PASSWORD, NATS_CALLS_PASSWORD, NATS_WEBHOOKS_PASSWORD.
+#   - in Secret Manager, readable by $SERVICE_ACCOUNT: JWT_SECRET, CALL_SIGNING_SECRET, VAPI_API_KEY, VAPI_WEBHOOK_SECRET;
+#     the passwords of the users in deploy/nats.conf: NATS_ADMIN_PASSWORD, NATS_GATEWAY_PASSWORD, NATS_CONTACTS_PASSWORD,
+#     NATS_CALLS_PASSWORD, NATS_WEBHOOKS_PASSWORD; and for the database DATABASE_OWNER_URL (with the owner's user and
+#     password, for the migration alone), DATABASE_URL (the same without them) and DB_GATEWAY_PASSWORD,
+#     DB_CONTACTS_PASSWORD, DB_CALLS_PASSWORD, which the migration gives to the services' roles.
 set -euo pipefail
 
 : "${PROJECT_ID:?name your project: PROJECT_ID=…}"
@@ -27,6 +29,10 @@ TAG=${TAG:-$(git rev-parse --short HEAD)}
 IMAGE=$REGION-docker.pkg.dev/$PROJECT_ID/boostedcalls/boostedcalls:$TAG
 
 database=DATABASE_URL=DATABASE_URL:latest
+owner=DATABASE_URL=DATABASE_OWNER_URL:latest
+gateway_role=DB_GATEWAY_PASSWORD=DB_GATEWAY_PASSWORD:latest
+contacts_role=DB_CONTACTS_PASSWORD=DB_CONTACTS_PASSWORD:latest
+calls_role=DB_CALLS_PASSWORD=DB_CALLS_PASSWORD:latest
 # The addresses have commas between them, so the list of variables cannot.
 address=^;^NATS_URL=$NATS_URL
 password() { echo "NATS_$1_PASSWORD=NATS_$1_PASSWORD:latest"; }
@@ -40,17 +46,17 @@ docker build --platform linux/amd64 --tag "$IMAGE" .
 docker push "$IMAGE"
 
 gcloud run jobs deploy boostedcalls-migrate "${where[@]}" "${common[@]}" \
-    --args=migrate --set-secrets="$database" --execute-now --wait
+    --args=migrate --set-secrets="$owner,$gateway_role,$contacts_role,$calls_role" --execute-now --wait
 
 gcloud run jobs deploy boostedcalls-streams "${where[@]}" "${common[@]}" \
     --args=streams --set-env-vars="$address" --set-secrets="$(password ADMIN)" --execute-now --wait
 
 gcloud run worker-pools deploy boostedcalls-contacts "${where[@]}" "${common[@]}" \
-    --args=contacts --instances=1 --set-env-vars="$address" --set-secrets="$database,$(password CONTACTS)"
+    --args=contacts --instances=1 --set-env-vars="$address" --set-secrets="$database,$contacts_role,$(password CONTACTS)"
 
 gcloud run worker-pools deploy boostedcalls-calls "${where[@]}" "${common[@]}" \
     --args=calls --instances=2 --set-env-vars="$address;VAPI_WEBHOOK_URL=$VAPI_WEBHOOK_URL" \
-    --set-secrets="$database,$(password CALLS),VAPI_API_KEY=VAPI_API_KEY:latest,VAPI_WEBHOOK_SECRET=VAPI_WEBHOOK_SECRET:latest,CALL_SIGNING_SECRET=CALL_SIGNING_SECRET:latest"
+    --set-secrets="$database,$calls_role,$(password CALLS),VAPI_API_KEY=VAPI_API_KEY:latest,VAPI_WEBHOOK_SECRET=VAPI_WEBHOOK_SECRET:latest,CALL_SIGNING_SECRET=CALL_SIGNING_SECRET:latest"
 
 gcloud run worker-pools deploy boostedcalls-webhooks "${where[@]}" "${common[@]}" \
     --args=webhooks --instances=2 --set-env-vars="$address" --set-secrets="$(password WEBHOOKS)"
@@ -59,4 +65,4 @@ gcloud run worker-pools deploy boostedcalls-webhooks "${where[@]}" "${common[@]}
 # that come while NATS or the webhooks service is away are answered 503; calls then learn their results by asking.
 gcloud run deploy boostedcalls "${where[@]}" "${common[@]}" \
     --allow-unauthenticated --min-instances=1 \
-    --set-env-vars="$address" --set-secrets="$database,$(password GATEWAY),JWT_SECRET=JWT_SECRET:latest,VAPI_WEBHOOK_SECRET=VAPI_WEBHOOK_SECRET:latest"
+    --set-env-vars="$address" --set-secrets="$database,$gateway_role,$(password GATEWAY),JWT_SECRET=JWT_SECRET:latest,VAPI_WEBHOOK_SECRET=VAPI_WEBHOOK_SECRET:latest"

@@ -45,8 +45,9 @@ async def test_files_run_once_in_the_order_of_their_names(database, package):
     dsn = await database()
     package.write("0002_two.sql", "INSERT INTO sample.one VALUES (2);")
     package.write("0010_ten.sql", "INSERT INTO sample.one SELECT max(id) + 1 FROM sample.one;")
-    assert await migrate(dsn, "sample", package.name) == ["0001_one.sql", "0002_two.sql", "0010_ten.sql"]
-    assert await migrate(dsn, "sample", package.name) == []
+    ran = ["0001_one.sql", "0002_two.sql", "0010_ten.sql"]
+    assert await migrate(dsn, "sample", package.name) == (ran, None)
+    assert await migrate(dsn, "sample", package.name) == ([], None)
     assert await value(dsn, "SELECT array_agg(id ORDER BY id) FROM sample.one") == [1, 2, 3]
 
 
@@ -54,7 +55,7 @@ async def test_several_at_once_run_each_file_once(database, package):
     dsn = await database()
     package.write("0002_two.sql", "INSERT INTO sample.one VALUES (2); SELECT pg_sleep(0.2);")
     ran = await asyncio.gather(*(migrate(dsn, "sample", package.name) for _ in range(4)))
-    assert sorted(itertools.chain(*ran)) == ["0001_one.sql", "0002_two.sql"]
+    assert sorted(itertools.chain(*(names for names, _ in ran))) == ["0001_one.sql", "0002_two.sql"]
     assert await value(dsn, "SELECT count(*) FROM sample.one") == 2
 
 
@@ -84,7 +85,7 @@ async def test_file_that_fails_leaves_nothing_of_itself_and_keeps_those_before_i
         await migrate(dsn, "sample", package.name)
     assert await value(dsn, "SELECT count(*) FROM sample.one") == 1
     package.write("0002_two.sql", "INSERT INTO sample.one VALUES (2);")
-    assert await migrate(dsn, "sample", package.name) == ["0002_two.sql"]
+    assert await migrate(dsn, "sample", package.name) == (["0002_two.sql"], None)
 
 
 async def test_lock_is_free_after_a_failure(database, package):

@@ -82,5 +82,11 @@ def test_database_is_taken_from_its_url_or_from_its_parts(monkeypatch):
     monkeypatch.setenv("DB_USER", "postgres.ref")
     monkeypatch.setenv("DB_PASSWORD", "p@ss/w:rd")
     assert load(DatabaseSettings).dsn() == "postgresql://postgres.ref:p%40ss%2Fw%3Ard@db.example.com:5432/postgres"
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me:mine@elsewhere/x")
+    assert load(DatabaseSettings).dsn() == "postgresql://me:mine@elsewhere/x"
+    # What it does not say of the user stands beside it, or nowhere.
     monkeypatch.setenv("DATABASE_URL", "postgresql://elsewhere/x")
+    assert load(DatabaseSettings).dsn() == "postgresql://postgres.ref:p%40ss%2Fw%3Ard@elsewhere/x"
+    for name in ("DB_USER", "DB_PASSWORD"):
+        monkeypatch.delenv(name)
     assert load(DatabaseSettings).dsn() == "postgresql://elsewhere/x"

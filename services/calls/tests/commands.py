@@ -12,22 +12,19 @@ from typing import Any
 class Commands:
     """`await commands("audit")`: exit code, stdout, and what of stderr is no log line."""
 
-    def __init__(self, world: Any, nats: Any, postgres: Any, folder: Path) -> None:
+    def __init__(self, world: Any, nats: Any, folder: Path) -> None:
         self._world = world
         self._nats = nats
-        self._postgres = postgres
         self._folder = folder
 
     async def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        name = await self._world.deps.pool.fetchval("SELECT current_database()")
-        base, _, _ = self._postgres.url.rpartition("/")
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "boostedcalls.calls",
             *arguments,
             cwd=self._folder,
-            env={"PATH": os.environ["PATH"], "NATS_URL": self._nats.url, "DATABASE_URL": f"{base}/{name}"},
+            env={"PATH": os.environ["PATH"], "NATS_URL": self._nats.url, "DATABASE_URL": self._world.dsn},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

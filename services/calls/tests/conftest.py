@@ -34,10 +34,11 @@ from boostedcalls.common.bus.streams import (
     ensure_consumer,
 )
 from boostedcalls.common.context import caller, new_id
-from boostedcalls.common.db import DatabaseSettings, open_pool, reachable, transaction
+from boostedcalls.common.db import DatabaseSettings, Pool, open_pool, reachable, transaction
 from boostedcalls.common.events import PROVIDER_MESSAGE, ProviderEvent
 from boostedcalls.common.outbox import Relay
 from boostedcalls.common.runtime import Runtime, RuntimeSettings
+from boostedcalls.devkit.pytest_plugin import Dsn
 
 from .commands import Commands
 from .provider import Provider, provider_server
@@ -50,11 +51,14 @@ CLOSED_PORT = "http://127.0.0.1:9"
 class World:
     """A calls service without its process: what a test does to it and sees of it."""
 
-    def __init__(self, service: Service, runtime: Runtime) -> None:
+    def __init__(self, service: Service, runtime: Runtime, admin: Pool, dsn: Dsn) -> None:
         self.service = service
         self.deps = service.deps
         self.bus = service.bus
         self.runtime = runtime
+        self.dsn = dsn
+        self.admin = admin
+        """The owner's, who sees all rows."""
 
     async def insert(self, user_id: UUID, **columns: Any) -> store.Row:
         """A new call of the user, not yet dispatched."""
@@ -72,11 +76,11 @@ class World:
             **columns,
         }
         created = timeline_entry(row["id"], "created", "user", row["created_at"], "pending", None)
-        async with transaction(self.deps.pool) as connection:
+        async with transaction(self.admin) as connection:
             return await store.insert(connection, row, created, caller().traceparent)
 
     async def row(self, call_id: UUID) -> store.Row:
-        return dict(await self.deps.pool.fetchrow("SELECT * FROM calls.calls WHERE id = $1", call_id) or {})
+        return dict(await self.admin.fetchrow("SELECT * FROM calls.calls WHERE id = $1", call_id) or {})
 
     def metadata(self, row: store.Row) -> dict[str, str]:
         return metadata(self.deps.secret, row["id"], row["user_id"])
@@ -130,12 +134,12 @@ class World:
 
     async def recount(self, user_id: UUID) -> tuple[dict[str, tuple[int, Any]], dict[Any, int]]:
         """The rollups as a recount of the calls would have them."""
-        totals = await self.deps.pool.fetch(
+        totals = await self.admin.fetch(
             "SELECT status, count(*), coalesce(sum(cost), 0) AS spent FROM calls.calls WHERE user_id = $1"
             " GROUP BY status",
             user_id,
         )
-        daily = await self.deps.pool.fetch(
+        daily = await self.admin.fetch(
             "SELECT (created_at AT TIME ZONE 'UTC')::date AS day, count(*) FROM calls.calls"
             " WHERE user_id = $1 AND status = 'completed' GROUP BY day",
             user_id,
@@ -143,10 +147,10 @@ class World:
         return {r["status"]: (r["count"], r["spent"]) for r in totals}, {r["day"]: r["count"] for r in daily}
 
     async def rollups(self, user_id: UUID) -> tuple[dict[str, tuple[int, Any]], dict[Any, int]]:
-        totals = await self.deps.pool.fetch(
+        totals = await self.admin.fetch(
             "SELECT status, calls, spent FROM calls.totals WHERE user_id = $1 AND (calls, spent) <> (0, 0)", user_id
         )
-        daily = await self.deps.pool.fetch(
+        daily = await self.admin.fetch(
             "SELECT day, completed FROM calls.daily WHERE user_id = $1 AND completed <> 0", user_id
         )
         return {r["status"]: (r["calls"], r["spent"]) for r in totals}, {r["day"]: r["completed"] for r in daily}
@@ -183,13 +187,17 @@ async def make_world(database: Any, nats_server: Any) -> AsyncGenerator[Make]:
             provider |= {name: value for name, value in changes.items() if name in names}
             rest = {name: value for name, value in changes.items() if name not in names}
             pool = await open_pool(stack, DatabaseSettings(database_url=dsn), "test")
+            admin = await open_pool(stack, DatabaseSettings(database_url=dsn.owner), "admin")
             bus = await connect(stack, runtime, NatsSettings(nats_url=nats_server.url), "test")
             await ensure_streams(bus, PROVIDER_EVENTS, CALL_EVENTS, JOBS, DLQ)
             await ensure_consumer(bus, CALLS_PROVIDER)
             settings = ProviderSettings(**provider)
             vapi = await open_vapi(stack, settings)
             world = World(
-                Service(Deps(pool, vapi, Relay(bus, pool, "calls"), CallsSettings(**rest), settings), bus), runtime
+                Service(Deps(pool, vapi, Relay(bus, pool, "calls"), CallsSettings(**rest), settings), bus),
+                runtime,
+                admin,
+                dsn,
             )
 
             async def end() -> None:
@@ -208,8 +216,8 @@ async def world(make_world: Make) -> World:
 
 
 @pytest.fixture
-def commands(world: World, nats_server: Any, postgres_server: Any, tmp_path: Path) -> Commands:
-    return Commands(world, nats_server, postgres_server, tmp_path)
+def commands(world: World, nats_server: Any, tmp_path: Path) -> Commands:
+    return Commands(world, nats_server, tmp_path)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ async def _report(world: World) -> books.Report:
 
 
 async def _settled(world: World) -> tuple[int, str]:
-    row = await world.deps.pool.fetchrow(
+    row = await world.admin.fetchrow(
         "SELECT count(DISTINCT id) AS rows, coalesce(range_agg(part), '{}')::text AS sequences"
         " FROM calls.settled, unnest(sequences) AS part"
     )
@@ -192,7 +192,7 @@ async def test_a_database_from_an_older_backup_is_brought_up_to_date(world: Worl
     tables = ("calls", "timeline", "totals", "daily", "unmatched", "settled")
     rows = [await world.insert(user_id) for _ in range(20)]
     for table in tables:
-        await world.deps.pool.execute(f"CREATE TABLE backup_{table} AS TABLE calls.{table}")
+        await world.admin.execute(f"CREATE TABLE backup_{table} AS TABLE calls.{table}")
     consuming = world.consume(2)
     for row in rows:
         provider_call_id = str(new_id())
@@ -206,20 +206,20 @@ async def test_a_database_from_an_older_backup_is_brought_up_to_date(world: Worl
             await world.report(kind, provider_call_id, {**message, "call": carrying})
     await world.quiet()
     await world.runtime.cancel(*consuming)
-    async with transaction(world.deps.pool) as connection:
+    async with transaction(world.admin) as connection:
         # Two replicas: a report may have been parked while the other learned whose it is.
         await matching.sweep(connection, world.deps.settings, NO_TRACE)
     joined = f"SELECT id, provider_call_id, {', '.join(JOINED)} FROM calls.calls ORDER BY id"  # noqa: S608
     timeline = "SELECT * FROM calls.timeline ORDER BY call_id, id"
-    before = [await world.deps.pool.fetch(query) for query in (joined, timeline)]
-    await world.deps.pool.execute(f"TRUNCATE calls.idempotency_keys, {', '.join(f'calls.{table}' for table in tables)}")
+    before = [await world.admin.fetch(query) for query in (joined, timeline)]
+    await world.admin.execute(f"TRUNCATE calls.idempotency_keys, {', '.join(f'calls.{table}' for table in tables)}")
     for table in tables:
         restore = f"INSERT INTO calls.{table} OVERRIDING SYSTEM VALUE SELECT * FROM backup_{table}"  # noqa: S608
-        await world.deps.pool.execute(restore)
+        await world.admin.execute(restore)
     assert await _status(world, rows[0]) == "pending"
     assert len((await _report(world)).unaccounted) == 60
     assert await _sweep(world) == 60
-    after = [await world.deps.pool.fetch(query) for query in (joined, timeline)]
+    after = [await world.admin.fetch(query) for query in (joined, timeline)]
     assert after == before
     assert await world.rollups(user_id) == await world.recount(user_id)
     assert (await _report(world)).applied == 60
@@ -249,7 +249,7 @@ async def test_a_stream_made_anew_is_not_taken_for_the_one_before(world: World, 
 async def test_books_that_are_ahead_of_a_stream_that_lost_its_end_do_not_cover_what_comes(
     world: World, user_id: UUID
 ) -> None:
-    await world.deps.pool.execute("INSERT INTO calls.settled (sequences) VALUES ('{[1,1001)}')")
+    await world.admin.execute("INSERT INTO calls.settled (sequences) VALUES ('{[1,1001)}')")
     await _ended(world, user_id)
     assert await _sweep(world) == 0
     row, _ = await _ended(world, user_id)
@@ -320,10 +320,10 @@ async def test_an_event_that_fails_otherwise_is_tried_by_each_sweep_and_becomes_
 ) -> None:
     bad, place = await _ended(world, user_id)
     good, _ = await _ended(world, user_id)
-    await world.deps.pool.execute(
+    await world.admin.execute(
         "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$"
     )
-    await world.deps.pool.execute(
+    await world.admin.execute(
         f"CREATE TRIGGER refuse BEFORE UPDATE ON calls.calls FOR EACH ROW WHEN (OLD.id = '{bad['id']}')"
         " EXECUTE FUNCTION public.refuse()"
     )
@@ -394,7 +394,7 @@ async def test_while_the_stream_or_the_database_is_away_the_sweep_waits_and_goes
     world = await make_world(audit_every=0.1)
     row, _ = await _ended(world, user_id)
     await _skip(world, 1)
-    name = await world.deps.pool.fetchval("SELECT current_database()")
+    name = await world.admin.fetchval("SELECT current_database()")
     admin = await asyncpg.connect(postgres_server.url)
     try:
         await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")

@@ -54,7 +54,7 @@ def _with_call(message: dict[str, Any], provider_call_id: str, row: store.Row, w
 
 
 async def _timeline(world: World, call_id: UUID) -> list[tuple[Any, ...]]:
-    rows = await world.deps.pool.fetch(
+    rows = await world.admin.fetch(
         "SELECT at, type, source, status, detail FROM calls.timeline WHERE call_id = $1 AND type <> 'created'", call_id
     )
     return sorted((row["at"], row["type"], row["source"], row["status"], str(row["detail"])) for row in rows)
@@ -115,7 +115,7 @@ async def test_a_report_with_a_wrong_signature_changes_nothing_and_is_parked(
     await world.report("status-update", provider_call_id, message)
     await world.quiet()
     assert await world.row(row["id"]) == {**row, "due_at": (await world.row(row["id"]))["due_at"]}
-    parked = await world.deps.pool.fetchval(
+    parked = await world.admin.fetchval(
         "SELECT count(*) FROM calls.unmatched WHERE provider_call_id = $1", provider_call_id
     )
     assert parked == 1
@@ -160,7 +160,7 @@ async def test_reports_that_come_before_the_provider_id_is_known_are_applied_whe
     await dispatch.change(world.deps, caller(), row["id"], learned)
     found = await world.row(row["id"])
     assert (found["status"], found["transcript"]) == ("completed", "AI: hi\nUser: hello")
-    assert await world.deps.pool.fetchval("SELECT count(*) FROM calls.unmatched") == 0
+    assert await world.admin.fetchval("SELECT count(*) FROM calls.unmatched") == 0
 
 
 async def test_reports_are_parked_although_the_numbers_of_a_new_stream_begin_anew(world: World, user_id: UUID) -> None:
@@ -169,7 +169,7 @@ async def test_reports_are_parked_although_the_numbers_of_a_new_stream_begin_ane
         event = ProviderEvent(
             source="webhook", kind="status-update", provider_call_id=name, received_at=T0, message={"status": "ringing"}
         )
-        async with transaction(world.deps.pool) as connection:
+        async with transaction(world.admin) as connection:
             await matching.apply(connection, [matching.Arrival(1, event)], world.deps.settings, b"", NO_TRACE)
     for name, row in zip(("before", "after"), rows, strict=True):
         await dispatch.change(world.deps, caller(), row["id"], store.Change(row, provider_call_id=name))
@@ -181,10 +181,10 @@ async def test_a_report_parked_in_the_moment_of_adoption_is_found_by_the_sweep(w
     await dispatch.change(world.deps, caller(), row["id"], store.Change(row, provider_call_id="raced"))
     event = {"source": "webhook", "kind": "status-update", "provider_call_id": "raced",
              "received_at": "2026-11-22T10:30:00Z", "message": {"status": "ringing"}}  # fmt: skip
-    await world.deps.pool.execute(
+    await world.admin.execute(
         "INSERT INTO calls.unmatched (sequence, provider_call_id, event) VALUES (1, 'raced', $1)", event
     )
-    async with transaction(world.deps.pool) as connection:
+    async with transaction(world.admin) as connection:
         assert await matching.sweep(connection, world.deps.settings, caller().traceparent) == 1
     assert (await world.row(row["id"]))["status"] == "ringing"
 
@@ -233,7 +233,7 @@ async def test_changes_leave_as_call_events_once_each_with_growing_versions(worl
         await world.report(kind, "events", _with_call(message, "events", row, world))
         await world.quiet()
     for _ in range(100):
-        if not await world.deps.pool.fetchval("SELECT count(*) FROM calls.outbox"):
+        if not await world.admin.fetchval("SELECT count(*) FROM calls.outbox"):
             break
         await asyncio.sleep(0.05)
     assert not relay.done()
@@ -259,7 +259,7 @@ async def test_while_the_database_is_away_nothing_is_dead_lettered_and_afterward
 ) -> None:
     row = await world.insert(user_id)
     before = len(await world.stream(DLQ))
-    name = await world.deps.pool.fetchval("SELECT current_database()")
+    name = await world.admin.fetchval("SELECT current_database()")
     admin = await asyncpg.connect(postgres_server.url)
     await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
     await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)

@@ -71,10 +71,10 @@ async def _messages(world: World, name: str) -> int:
 
 async def _refusing(world: World, row: Any) -> None:
     """A database that refuses to change this call."""
-    await world.deps.pool.execute(
+    await world.admin.execute(
         "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$"
     )
-    await world.deps.pool.execute(
+    await world.admin.execute(
         f"CREATE TRIGGER refuse BEFORE UPDATE ON calls.calls FOR EACH ROW WHEN (OLD.id = '{row['id']}')"
         " EXECUTE FUNCTION public.refuse()"
     )
@@ -99,7 +99,7 @@ async def test_a_letter_whose_cause_is_gone_is_applied_by_its_replay(world: Worl
     assert "refused" in letter.reason
     assert (await world.row(row["id"]))["status"] == "pending"
 
-    await world.deps.pool.execute("DROP TRIGGER refuse ON calls.calls")
+    await world.admin.execute("DROP TRIGGER refuse ON calls.calls")
     assert await _replay(world) == 0
     await world.quiet()
     assert (await world.row(row["id"]))["status"] == "busy"
@@ -279,7 +279,7 @@ async def test_letters_are_chosen_by_time_place_origin_and_call(world: World, us
     assert await places(Filters(origin=PROVIDER_EVENTS)) == [one, two]
     assert await places(Filters(), "one") == [one, hook]
     assert await places(Filters(), "three") == []
-    await world.deps.pool.execute("UPDATE calls.calls SET provider_call_id = 'two' WHERE id = $1", row["id"])
+    await world.admin.execute("UPDATE calls.calls SET provider_call_id = 'two' WHERE id = $1", row["id"])
     assert await places(Filters(), *await dead_letters.names_of(world.deps.pool, row["id"])) == [two, job]
 
 
@@ -320,7 +320,7 @@ async def test_the_command_lists_and_replays_what_its_filters_name(
     world: World, user_id: UUID, commands: Commands
 ) -> None:
     row = await world.insert(user_id)
-    await world.deps.pool.execute("UPDATE calls.calls SET provider_call_id = 'mine' WHERE id = $1", row["id"])
+    await world.admin.execute("UPDATE calls.calls SET provider_call_id = 'mine' WHERE id = $1", row["id"])
     await _letter(world, call="mine")
     await _letter(world, call="other")
     code, out, err = await commands("dead-letters", "list")

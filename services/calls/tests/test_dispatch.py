@@ -34,7 +34,7 @@ async def test_a_claim_that_took_too_long_dials_nobody_and_is_given_back(
 ) -> None:
     world = await make_world(vapi_base_url=provider.url)
     row = await world.insert(user_id)
-    async with transaction(world.deps.pool) as connection:
+    async with transaction(world.admin) as connection:
         await store.lock(connection, [row["id"]])
         dialling = asyncio.create_task(dispatch.dispatch(world.deps, caller(user_id), row["id"]))
         await asyncio.sleep(2.5)
@@ -84,7 +84,7 @@ async def test_a_call_whose_listing_never_succeeds_ends_after_the_longest_time_a
     await dispatch.dispatch(world.deps, caller(), row["id"])
     await sync.look(world.deps, world.bus, caller(), row["id"])
     assert (await world.row(row["id"]))["status"] == "pending"
-    await world.deps.pool.execute("UPDATE calls.calls SET created_at = created_at - interval '1 minute'")
+    await world.admin.execute("UPDATE calls.calls SET created_at = created_at - interval '1 minute'")
     await sync.look(world.deps, world.bus, caller(), row["id"])
     found = await world.row(row["id"])
     assert (found["status"], found["error_code"]) == ("failed", "timed_out")
@@ -92,7 +92,7 @@ async def test_a_call_whose_listing_never_succeeds_ends_after_the_longest_time_a
 
 
 async def _claimed(world: World, row: store.Row) -> store.Row:
-    async with transaction(world.deps.pool) as connection:
+    async with transaction(world.admin) as connection:
         claimed = await store.claim(connection, row["id"], world.deps.settings)
     assert claimed is not None
     return claimed

@@ -18,7 +18,7 @@ from boostedcalls.calls import create, idempotency, sync
 from boostedcalls.calls.idempotency import REPLAYS
 from boostedcalls.common.bus import Endpoint, endpoint, serve
 from boostedcalls.common.context import Caller, caller, new_id
-from boostedcalls.common.db import connection as reading
+from boostedcalls.common.db import transaction
 from boostedcalls.common.errors import ServiceError, problem
 from boostedcalls.common.messages.base import Replayed
 from boostedcalls.common.messages.calls import CREATE_CALL
@@ -84,14 +84,14 @@ class Asker:
         await asyncio.wait_for(self.provider.came.wait(), 20)
 
     async def calls(self) -> int:
-        return await self.world.deps.pool.fetchval("SELECT count(*) FROM calls.calls")
+        return await self.world.admin.fetchval("SELECT count(*) FROM calls.calls")
 
     async def keys(self) -> int:
-        return await self.world.deps.pool.fetchval("SELECT count(*) FROM calls.idempotency_keys")
+        return await self.world.admin.fetchval("SELECT count(*) FROM calls.idempotency_keys")
 
     async def let_time_pass(self, column: str, interval: str) -> None:
         """As if it were later by `interval` for what this column says."""
-        await self.world.deps.pool.execute(
+        await self.world.admin.execute(
             f"UPDATE calls.idempotency_keys SET {column} = {column} - $1::text::interval",  # noqa: S608 - our column
             interval,
         )
@@ -133,7 +133,7 @@ async def asker(make_asker: MakeAsker) -> Asker:
 async def test_a_repeat_gets_the_first_answer_byte_for_byte_and_dials_nobody(asker: Asker) -> None:
     first = await asker.ask()
     call_id = UUID(shown(first)["id"])
-    await asker.world.deps.pool.execute("UPDATE calls.calls SET status = 'completed', transcript = 'AI: Hello.'")
+    await asker.world.admin.execute("UPDATE calls.calls SET status = 'completed', transcript = 'AI: Hello.'")
     counted = REPLAYS._value.get()
     with structlog.testing.capture_logs() as logs:
         repeats = [await asker.ask() for _ in range(3)]
@@ -241,7 +241,7 @@ async def test_a_refused_call_is_refused_again_in_the_same_words_under_the_repea
     assert "customer.number" in str(first.detail)
     assert repeat.replayed
     assert repeat.to_dict("x") == first.to_dict("x")
-    call_id = await asker.world.deps.pool.fetchval("SELECT id FROM calls.calls")
+    call_id = await asker.world.admin.fetchval("SELECT id FROM calls.calls")
     assert repeat.instance == f"/api/calls/{call_id}/"
     assert (await asker.calls(), asker.provider.count("create")) == (1, 1)
 
@@ -263,7 +263,7 @@ async def test_an_error_before_there_is_a_call_uses_up_no_key(make_asker: MakeAs
     assert (await asker.refused()).code == "max_active_calls"
     assert (await asker.refused(script_id=str(new_id()))).code == "unavailable"
     assert await asker.keys() == 0
-    await asker.world.deps.pool.execute("UPDATE calls.totals SET calls = 0")
+    await asker.world.admin.execute("UPDATE calls.totals SET calls = 0")
     made = await asker.ask(first_message="Now it can be made")
     assert not isinstance(made, Replayed)
     assert shown(made)["id"] != str(active["id"])
@@ -300,7 +300,7 @@ async def test_a_request_cut_off_before_its_answer_was_stored_is_answered_from_i
     assert (shown(second)["status"], shown(second)["vapi_call_id"]) == ("pending", None)
     await asker.world.service.finish(5)
     await asker.worlds[1].service.finish(5)
-    assert await asker.world.deps.pool.fetchval("SELECT provider_call_id FROM calls.calls") is not None
+    assert await asker.world.admin.fetchval("SELECT provider_call_id FROM calls.calls") is not None
     assert await asker.ask() == second
     assert (await asker.calls(), asker.provider.count("create")) == (1, 1)
 
@@ -331,13 +331,13 @@ async def test_a_first_that_is_slower_than_its_repeat_gives_the_repeats_answer(a
 
 
 async def test_an_answer_that_cannot_be_stored_is_not_given_and_the_key_is_in_use_for_a_while(asker: Asker) -> None:
-    await asker.world.deps.pool.execute(
+    await asker.world.admin.execute(
         "CREATE FUNCTION away() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE EXCEPTION 'gone' USING ERRCODE = 'admin_shutdown'; END $$;"
         "CREATE TRIGGER away BEFORE UPDATE ON calls.idempotency_keys FOR EACH ROW EXECUTE FUNCTION away()"
     )
     assert (await asker.refused()).code == "unavailable"
-    await asker.world.deps.pool.execute("DROP FUNCTION away CASCADE")
+    await asker.world.admin.execute("DROP FUNCTION away CASCADE")
     assert (await asker.refused()).code == "idempotency_key_in_use"
     await asker.let_time_pass("running_until", "1 minute")
     answers = [await asker.ask() for _ in range(2)]
@@ -351,7 +351,7 @@ async def test_a_key_that_stands_for_a_call_is_not_given_another(asker: Asker) -
     await asker.ask()
     row = await asker.world.insert(asker.user_id)
     key = idempotency.Key(asker.user_id, "key", b"")
-    async with reading(asker.world.deps.pool) as connection:
+    async with transaction(asker.world.deps.pool, asker.user_id) as connection:
         with pytest.raises(ServiceError) as caught:
             await idempotency.take(connection, key, row["id"], 1)
         found = await idempotency.find(connection, key)
@@ -362,7 +362,7 @@ async def test_a_key_that_stands_for_a_call_is_not_given_another(asker: Asker) -
 
 async def test_the_key_of_a_call_that_was_deleted_is_free(asker: Asker) -> None:
     await asker.ask()
-    await asker.world.deps.pool.execute("DELETE FROM calls.calls")
+    await asker.world.admin.execute("DELETE FROM calls.calls")
     assert await asker.keys() == 0
 
 

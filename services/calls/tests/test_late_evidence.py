@@ -69,7 +69,7 @@ async def _is_complete(world: World, row: store.Row, provider_call_id: str, stat
     assert (found["transcript"], found["cost"], found["final"]) == ("AI: hi\nUser: hello", Decimal("0.05"), True)
     assert found["error_code"] is None
     assert await world.rollups(row["user_id"]) == await world.recount(row["user_id"])
-    assert await world.deps.pool.fetchval("SELECT count(*) FROM calls.unmatched") == 0
+    assert await world.admin.fetchval("SELECT count(*) FROM calls.unmatched") == 0
 
 
 async def _not_placed(world: World, user_id: UUID) -> store.Row:
@@ -266,10 +266,10 @@ async def test_counters_move_once_the_transaction_is_committed_and_not_before(
             [("late", "customer-busy", carried), (str(new_id()), "odd-reason", {})], 1_000_000
         )
     ]
-    await world.deps.pool.execute(
+    await world.admin.execute(
         "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$"
     )
-    await world.deps.pool.execute(
+    await world.admin.execute(
         "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON calls.settled DEFERRABLE INITIALLY DEFERRED"
         " FOR EACH ROW EXECUTE FUNCTION public.refuse()"
     )
@@ -278,7 +278,7 @@ async def test_counters_move_once_the_transaction_is_committed_and_not_before(
         await consumer.apply_batch(world.deps, deliveries)
     assert counted.moved == (0, 0)
     assert matching.UNMAPPED._value.get() == unmapped
-    await world.deps.pool.execute("DROP TRIGGER refuse ON calls.settled")
+    await world.admin.execute("DROP TRIGGER refuse ON calls.settled")
     await consumer.apply_batch(world.deps, deliveries)
     assert counted.moved == (1, 1)
     assert matching.UNMAPPED._value.get() == unmapped + 1
@@ -290,7 +290,7 @@ async def test_counters_move_once_the_transaction_is_committed_and_not_before(
 async def test_events_that_nobody_claims_for_ten_minutes_are_told_of(make_world: Make) -> None:
     world = await make_world(sync_poll=0.05)
     for name, age in (("old", "11 minutes"), ("older", "2 days"), ("fresh", "9 minutes")):
-        await world.deps.pool.execute(
+        await world.admin.execute(
             "INSERT INTO calls.unmatched (provider_call_id, sequence, event, parked_at)"
             " VALUES ($1, 1, '{}', now() - $2::text::interval)",
             name,

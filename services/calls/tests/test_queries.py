@@ -14,6 +14,7 @@ from boostedcalls.calls import dispatch, queries, store
 from boostedcalls.calls.state import Fact, Source
 from boostedcalls.calls.stats import line_chart, read_figures, stats, trend
 from boostedcalls.common.context import caller, new_id
+from boostedcalls.common.db import connection as reading
 from boostedcalls.common.db import transaction
 from boostedcalls.common.errors import ServiceError
 from boostedcalls.common.messages.base import encoded
@@ -25,7 +26,7 @@ NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
 async def _page(world: World, user_id: UUID, **query: Any) -> CallPage:
-    async with world.deps.pool.acquire() as connection:
+    async with reading(world.deps.pool, user_id) as connection:
         answer = await queries.list_calls(connection, user_id, ListCalls(**query))
     page = CallPage.model_validate_json(answer)
     assert encoded(page) == answer
@@ -40,7 +41,7 @@ async def _end(world: World, row: store.Row, status: CallStatus, cost: str | Non
 
 async def _many(world: World, user_id: UUID) -> None:
     """20,400 calls of the user to one contact, the oldest 400 of them busy."""
-    async with transaction(world.deps.pool) as connection:
+    async with transaction(world.admin) as connection:
         # Else VACUUM may come before the commit is on disk, and leaves the pages as they are.
         await connection.execute("SET LOCAL synchronous_commit TO on")
         await connection.execute(
@@ -64,7 +65,7 @@ async def _reads(world: World) -> AsyncGenerator[dict[str, tuple[int, int]]]:
             for _ in range(size):
                 connection = await stack.enter_async_context(world.deps.pool.acquire())
                 await connection.execute("SELECT pg_stat_force_next_flush()")
-        rows = await world.deps.pool.fetch(
+        rows = await world.admin.fetch(
             "SELECT indexrelname AS name, idx_tup_read AS read, idx_tup_fetch AS fetched FROM pg_stat_user_indexes"
             " WHERE relname = 'calls'"
         )
@@ -137,7 +138,7 @@ async def test_a_page_and_a_call_are_the_json_of_their_models(world: World, user
     assert page.data[0].started_at == NOW
     assert (page.data[0].cost, page.data[0].outcome) == (1e-06, "busy")
     for item in page.data:
-        async with world.deps.pool.acquire() as connection:
+        async with reading(world.deps.pool, user_id) as connection:
             answer = queries.call_json(await queries.get_call(connection, user_id, item.id))
         call = Call.model_validate_json(answer)
         assert encoded(call) == answer
@@ -148,7 +149,7 @@ async def test_a_page_and_a_call_are_the_json_of_their_models(world: World, user
 async def test_a_page_takes_one_statement(world: World, user_id: UUID) -> None:
     await world.insert(user_id)
     asked: list[str] = []
-    async with world.deps.pool.acquire() as connection:
+    async with transaction(world.deps.pool, user_id) as connection:
         with connection.query_logger(lambda record: asked.append(record.query)):
             for query in (ListCalls(), ListCalls(page=7), ListCalls(contact_id=user_id, status=["busy", "failed"])):
                 await queries.list_calls(connection, user_id, query)
@@ -188,7 +189,7 @@ async def test_a_page_of_rare_statuses_is_read_from_the_index_and_not_from_every
     world: World, user_id: UUID
 ) -> None:
     await _many(world, user_id)
-    await world.deps.pool.execute("ANALYZE calls.calls")
+    await world.admin.execute("ANALYZE calls.calls")
     async with _reads(world) as reads:
         shown = await _page(world, user_id, status=["busy", "voicemail"])
     assert [item.created_at for item in shown.data] == [NOW - timedelta(seconds=20001 + n) for n in range(20)]
@@ -199,7 +200,7 @@ async def test_a_page_of_rare_statuses_is_read_from_the_index_and_not_from_every
 
 async def test_a_page_far_behind_skips_entries_of_an_index_and_reads_its_own_calls(world: World, user_id: UUID) -> None:
     await _many(world, user_id)
-    await world.deps.pool.execute("VACUUM ANALYZE calls.calls")
+    await world.admin.execute("VACUUM ANALYZE calls.calls")
     for query in ({}, {"status": ["completed"]}, {"created_to": NOW}, {"contact_id": user_id}):
         async with _reads(world) as reads:
             shown = await _page(world, user_id, page=500, **query)
@@ -220,7 +221,7 @@ async def test_a_cursor_that_is_not_ours_is_refused_or_finds_nothing(world: Worl
 
 async def test_a_foreign_call_is_not_found(world: World, user_id: UUID) -> None:
     row = await world.insert(user_id)
-    async with world.deps.pool.acquire() as connection:
+    async with reading(world.deps.pool, user_id) as connection:
         for user, call in ((new_id(), row["id"]), (user_id, new_id())):
             with pytest.raises(ServiceError) as caught:
                 await queries.get_call(connection, user, call)
@@ -234,9 +235,9 @@ async def test_the_rollups_equal_a_recount_after_many_changes_at_once(world: Wor
         *(_end(world, row, statuses[(n + k) % 4], f"0.{n}{k}") for n, row in enumerate(rows) for k in range(3))
     )
     assert await world.rollups(user_id) == await world.recount(user_id)
-    async with world.deps.pool.acquire() as connection:
+    async with reading(world.deps.pool, user_id) as connection:
         active = await store.active_calls(connection, user_id)
-    assert active == await world.deps.pool.fetchval(
+    assert active == await world.admin.fetchval(
         "SELECT count(*) FROM calls.calls WHERE user_id = $1 AND status IN ('pending', 'ringing')", user_id
     )
 
@@ -245,7 +246,7 @@ async def test_of_many_claims_of_one_call_one_wins(world: World, user_id: UUID) 
     row = await world.insert(user_id)
 
     async def claim() -> store.Row | None:
-        async with transaction(world.deps.pool) as connection:
+        async with transaction(world.admin) as connection:
             return await store.claim(connection, row["id"], world.deps.settings)
 
     won = [claimed for claimed in await asyncio.gather(*(claim() for _ in range(20))) if claimed]
@@ -257,7 +258,7 @@ async def test_stats_show_money_counts_and_a_chart_of_fourteen_days(world: World
     await _end(world, rows[0], CallStatus.COMPLETED, "1234.5")
     await _end(world, rows[1], CallStatus.FAILED)
     today = datetime.now(UTC).date()
-    async with world.deps.pool.acquire() as connection:
+    async with reading(world.deps.pool, user_id) as connection:
         answers = [
             stats(await read_figures(connection, user_id, today), 4902, today),
             stats(await read_figures(connection, new_id(), today), 0, today),

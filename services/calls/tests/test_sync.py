@@ -205,7 +205,7 @@ async def test_calls_for_which_no_job_could_be_published_stay_due(
 ) -> None:
     world = await make_world(vapi_base_url=provider.url)
     row = await _placed(world, provider, user_id)
-    await world.deps.pool.execute("UPDATE calls.calls SET due_at = now() WHERE id = $1", row["id"])
+    await world.admin.execute("UPDATE calls.calls SET due_at = now() WHERE id = $1", row["id"])
     async with full(world, JOBS):
         with pytest.raises(Unavailable):
             await sync._tick(world.deps, world.bus)

@@ -16,6 +16,7 @@ from boostedcalls.common.db import DatabaseSettings
 from boostedcalls.common.messages.base import Rpc
 from boostedcalls.common.runtime import Runtime, RuntimeSettings
 from boostedcalls.contacts.__main__ import ContactsSettings, start
+from boostedcalls.devkit.pytest_plugin import Dsn
 
 
 @asynccontextmanager
@@ -39,10 +40,10 @@ class Replicas:
     """Two replicas of the service, and the ways to look at them from outside."""
 
     bus: Bus
-    dsn: str
+    dsn: Dsn
 
     async def fetchval(self, sql: str, *args: Any) -> Any:
-        connection = await asyncpg.connect(self.dsn)
+        connection = await asyncpg.connect(self.dsn.owner)
         try:
             return await connection.fetchval(sql, *args)
         finally:

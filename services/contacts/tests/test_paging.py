@@ -16,13 +16,13 @@ async def test_page_reads_no_more_rows_than_it_answers_however_many_there_are(da
     phone, value = (", phone", ", '+12025550100'") if table is CONTACTS else ("", "")
     async with AsyncExitStack() as stack:
         pool = await open_pool(stack, DatabaseSettings(database_url=await database("contacts"), _env_file=None), "test")
-        async with transaction(pool) as writer:
+        async with transaction(pool, user_id) as writer:
             await writer.execute(
                 f"INSERT INTO contacts.{table.name} (id, user_id, name{phone}) SELECT gen_random_uuid(),"  # noqa: S608
                 f" '{user_id}', 'n'{value} FROM generate_series(1, 5000)"
             )
         # No statistics yet, and the plan that suits an average user: the worst that the planner can know.
-        async with transaction(pool) as reader:
+        async with transaction(pool, user_id) as reader:
             await reader.execute("SET LOCAL plan_cache_mode = force_generic_plan")
             page = await store.page(reader, table, user_id, None, 20)
             await store.page(reader, table, user_id, page.next_cursor, 20)

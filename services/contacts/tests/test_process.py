@@ -36,7 +36,7 @@ async def started(tmp_path, *arguments: str, **settings: str) -> AsyncGenerator[
 
 async def test_migrate_command_says_what_it_did(tmp_path, database):
     dsn = await database()
-    for said in (b"contacts: 0001_contacts.sql, 0002_outbox.sql\n", b"contacts: up to date\n"):
+    for said in (b"contacts: 0001_contacts.sql, 0002_outbox.sql, 0010_row_security.sql\n", b"contacts: up to date\n"):
         async with started(tmp_path, "migrate", DATABASE_URL=dsn) as process:
             assert await process.communicate() == (said, b"")
             assert process.returncode == 0

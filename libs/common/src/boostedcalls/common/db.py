@@ -1,17 +1,22 @@
-"""The connection pool, fit for Postgres itself and for pgbouncer in transaction mode (no session state is kept)."""
+"""The connection pool, fit for Postgres itself and for pgbouncer in transaction mode (no session state is kept).
+
+Rows of tenants are behind row-level security (docs/adr/0008): a transaction says for whom it works, else it sees none.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
-from urllib.parse import quote
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import cache
+from typing import Annotated, Any, Final, Literal, overload
+from urllib.parse import parse_qs, quote, urlsplit
+from uuid import UUID
 
 import asyncpg
 import orjson
 from prometheus_client import Counter
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr
 
 from boostedcalls.common.errors import Unavailable
 from boostedcalls.common.logs import get_logger
@@ -22,6 +27,10 @@ log = get_logger(__name__)
 
 type Pool = asyncpg.Pool[asyncpg.Record]
 type Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+type Scope = UUID | Literal["*"]
+
+SERVICE: Final = "*"
+"""The scope of work that no one user asked for: all rows."""
 
 FAULTS = Counter("boostedcalls_database_faults_total", "Uses of the database that failed and may work later", ["kind"])
 
@@ -47,8 +56,27 @@ PASSING = (
 )
 
 
+_MIN_PASSWORD = 16
+
+
+def _role_password(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if len(text) < _MIN_PASSWORD or not (text.isascii() and text.isprintable()):
+        raise ValueError(f"needs at least {_MIN_PASSWORD} ASCII characters; make one with: openssl rand -hex 16")
+    return value
+
+
+RolePassword = Annotated[SecretStr, AfterValidator(_role_password)]
+
+
+def role_of(service: str) -> str:
+    """The role that a service logs in with, where it has a password of its own."""
+    return f"boostedcalls_{service}"
+
+
 class DatabaseSettings(Settings):
-    """Where the database is: `DATABASE_URL`, or the five `DB_…` variables."""
+    """Where the database is: `DATABASE_URL`, or the five `DB_…` variables. They may name the owner, who migrates; a
+    service whose own password is set replaces user and password by its own."""
 
     database_url: SecretStr | None = Field(None, validation_alias=AliasChoices("DATABASE_URL", "database_url"))
     db_host: str = "localhost"
@@ -58,12 +86,41 @@ class DatabaseSettings(Settings):
     db_password: SecretStr = SecretStr("")
     db_pool_size: int = Field(10, ge=1, le=200)
     db_statement_cache: bool = True
+    db_gateway_password: RolePassword | None = None
+    db_contacts_password: RolePassword | None = None
+    db_calls_password: RolePassword | None = None
+
+    def role_password(self, service: str) -> str | None:
+        """The password of a service's own role; None where it is not set, and for what is no service."""
+        found: SecretStr | None = getattr(self, f"db_{service}_password", None)
+        return None if found is None else found.get_secret_value()
 
     def dsn(self) -> str:
-        if self.database_url is not None:
-            return self.database_url.get_secret_value()
+        """As the variables say. A URL without user and password takes them from DB_USER and DB_PASSWORD."""
         password = quote(self.db_password.get_secret_value(), safe="")
-        return f"postgresql://{quote(self.db_user, safe='')}:{password}@{self.db_host}:{self.db_port}/{self.db_name}"
+        owner = f"{quote(self.db_user, safe='')}:{password}@"
+        if self.database_url is None:
+            return f"postgresql://{owner}{self.db_host}:{self.db_port}/{self.db_name}"
+        url = self.database_url.get_secret_value()
+        parts = urlsplit(url)
+        given = self.model_fields_set & {"db_user", "db_password"}
+        if not given or "@" in parts.netloc or "user" in parse_qs(parts.query):
+            return url
+        return parts._replace(netloc=owner + parts.netloc).geturl()
+
+    def login(self, service: str) -> dict[str, Any]:
+        """The arguments of asyncpg that log the service in."""
+        password = self.role_password(service)
+        own = {} if password is None else {"user": role_of(service), "password": password}
+        return {"dsn": self.dsn(), **own}
+
+
+_OWNER = """
+    SELECT rolsuper OR rolbypassrls OR EXISTS (
+        SELECT FROM pg_namespace
+        WHERE nspname IN ('auth', 'contacts', 'calls') AND pg_has_role(current_user, nspowner, 'USAGE'))
+    FROM pg_roles WHERE rolname = current_user
+"""
 
 
 async def _set_codecs(acquired: asyncpg.Connection[asyncpg.Record]) -> None:
@@ -88,10 +145,12 @@ async def open_pool(stack: AsyncExitStack, settings: DatabaseSettings, applicati
 
     `wait=False`: for a process that has work to do without a database. The pool is there all the same, and connects
     when it is used; that the database does not answer is only logged.
+
+    `application`: the service that connects, and what for: `gateway`, `gateway-command`.
     """
     try:
         pool = await asyncpg.create_pool(
-            settings.dsn(),
+            **settings.login(application.partition("-")[0]),
             min_size=1 if wait else 0,
             max_size=settings.db_pool_size,
             init=_set_codecs,
@@ -104,11 +163,13 @@ async def open_pool(stack: AsyncExitStack, settings: DatabaseSettings, applicati
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise Unavailable(f"the database does not answer: {str(error) or type(error).__name__}") from error
     stack.push_async_callback(_close, pool)
-    if not wait:
-        try:
-            async with pool.acquire(timeout=2):
-                pass
-        except Exception as error:
+    try:
+        async with pool.acquire(timeout=2) as acquired:
+            if await acquired.fetchval(_OWNER, timeout=2):
+                text = "this login owns the tables or passes by row-level security; give each service its own password"
+                log.warning("database_owner", service=application, text=text)
+    except (*PASSING, asyncpg.PostgresError) as error:
+        if not wait:
             text = "going on without it until it answers"
             log.warning("database_away", reason=str(error) or type(error).__name__, text=text)
     return pool
@@ -143,13 +204,74 @@ class _Watch:
 _watch = _Watch()
 
 
+def _text(scope: Scope) -> str:
+    """The scope as the database has it; without quotes, since it is put into statements."""
+    if scope != SERVICE and not isinstance(scope, UUID):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"no scope: {type(scope).__name__}")
+    return str(scope)
+
+
 @asynccontextmanager
-async def connection(pool: Pool) -> AsyncGenerator[Connection]:
-    """A connection for reading: each statement stands alone. Raises Unavailable in place of every passing fault of the
-    database."""
+async def _begun(connection: Connection, scope: Scope) -> AsyncGenerator[None]:
+    """A transaction in which row-level security shows the scope's rows.
+
+    Begun by hand: asyncpg would take two round trips for it, and refuses its own nested transactions in here
+    (`savepoint` is for those).
+    """
+    await connection.execute(f"BEGIN; SET LOCAL bc.scope = '{_text(scope)}'")
+    try:
+        yield
+    except BaseException:
+        if not connection.is_closed():
+            await connection.execute("ROLLBACK")
+        raise
+    await connection.execute("COMMIT")
+
+
+@cache
+def _scoped(sql: str, place: int) -> str:
+    """The SELECT, and its scope set by the same statement: so a read takes one round trip, not three.
+
+    The lateral reference makes a nested loop of it that takes the scope first, whatever the planner thinks; and were it
+    otherwise, there would be no rows. There is one row outside, so what comes out has the order of what is inside.
+    """
+    return (
+        f"SELECT q.* FROM (SELECT set_config('bc.scope', ${place}, true) AS scope OFFSET 0) AS s"  # noqa: S608
+        f" CROSS JOIN LATERAL (SELECT o.* FROM ({sql}) AS o WHERE s.scope IS NOT NULL OFFSET 0) AS q"
+    )
+
+
+class Reader:
+    """Reads in a scope: statements that begin with SELECT, each of which stands alone."""
+
+    def __init__(self, connection: Connection, scope: Scope) -> None:
+        self._connection = connection
+        self._scope = _text(scope)
+
+    async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
+        return await self._connection.fetch(_scoped(sql, len(args) + 1), *args, self._scope)
+
+    async def fetchrow(self, sql: str, *args: Any) -> asyncpg.Record | None:
+        return await self._connection.fetchrow(_scoped(sql, len(args) + 1), *args, self._scope)
+
+    async def fetchval(self, sql: str, *args: Any) -> Any:
+        return await self._connection.fetchval(_scoped(sql, len(args) + 1), *args, self._scope)
+
+
+type Reads = Connection | Reader
+
+
+@overload
+def connection(pool: Pool) -> AbstractAsyncContextManager[Connection]: ...
+@overload
+def connection(pool: Pool, scope: Scope) -> AbstractAsyncContextManager[Reader]: ...
+@asynccontextmanager
+async def connection(pool: Pool, scope: Scope | None = None) -> AsyncGenerator[Reads]:
+    """A connection for reading: each statement stands alone. Without a scope there are no rows of tenants. Raises
+    Unavailable in place of every passing fault of the database."""
     try:
         async with pool.acquire(timeout=5) as acquired:
-            yield acquired
+            yield acquired if scope is None else Reader(acquired, scope)
     except PASSING as error:
         _watch.failed(error, writing=False)
         raise Unavailable(f"database: {type(error).__name__}") from error
@@ -157,15 +279,32 @@ async def connection(pool: Pool) -> AsyncGenerator[Connection]:
 
 
 @asynccontextmanager
-async def transaction(pool: Pool) -> AsyncGenerator[Connection]:
-    """One transaction on one connection. Raises Unavailable in place of every passing fault of the database."""
+async def transaction(pool: Pool, scope: Scope | None = None) -> AsyncGenerator[Connection]:
+    """One transaction on one connection; without a scope there are no rows of tenants in it. Raises Unavailable in
+    place of every passing fault of the database."""
     try:
-        async with pool.acquire(timeout=5) as acquired, acquired.transaction():
+        async with (
+            pool.acquire(timeout=5) as acquired,
+            acquired.transaction() if scope is None else _begun(acquired, scope),
+        ):
             yield acquired
     except PASSING as error:
         _watch.failed(error, writing=True)
         raise Unavailable(f"database: {type(error).__name__}") from error
     _watch.worked(writing=True)
+
+
+@asynccontextmanager
+async def savepoint(connection: Connection) -> AsyncGenerator[None]:
+    """A part of the caller's transaction that can fail alone. They nest."""
+    await connection.execute("SAVEPOINT part")
+    try:
+        yield
+    except BaseException:
+        if not connection.is_closed():
+            await connection.execute("ROLLBACK TO part; RELEASE part")
+        raise
+    await connection.execute("RELEASE part")
 
 
 _PROBE_SECONDS = 1.5

@@ -2,7 +2,7 @@
 
 Each file runs in one transaction and is remembered with its checksum in `<schema>.migrations`; a file that was edited
 after it ran is refused. Replicas may call this at once: one works, the others wait and find nothing to do. Services
-never migrate when they start; the `migrate` command does.
+never migrate when they start; the `migrate` command does. After the files it sees to the service's role (roles.py).
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from importlib import resources
 
 import asyncpg
 
-from boostedcalls.common.db import DatabaseSettings
+from boostedcalls.common.db import SERVICE, DatabaseSettings
+from boostedcalls.common.roles import give_role
 from boostedcalls.common.settings import load
+
+_LOCK = "SELECT pg_advisory_xact_lock(hashtext('boostedcalls.migrate'))"
 
 
 class MigrationError(Exception):
@@ -27,8 +30,11 @@ def _files(package: str) -> list[tuple[str, str]]:
     return sorted((entry.name, entry.read_text()) for entry in folder.iterdir() if entry.name.endswith(".sql"))
 
 
-async def migrate(dsn: str, schema: str, package: str) -> list[str]:
-    """Bring `schema` up to date and return the names of the files that ran.
+async def migrate(
+    dsn: str, schema: str, package: str, service: str | None = None, password: str | None = None
+) -> tuple[list[str], str | None]:
+    """Bring `schema` up to date; see to the role of `service`, which may log in when there is a password for it. Return
+    the names of the files that ran, and a line for the operator where the role is not as it should be.
 
     Raises MigrationError when an applied file has changed or is gone, and asyncpg's errors when a file fails.
     """
@@ -39,7 +45,12 @@ async def migrate(dsn: str, schema: str, package: str) -> list[str]:
     try:
         while (name := await _step(connection, schema, files)) is not None:
             ran.append(name)
-        return ran
+        line = None
+        if service is not None:
+            async with connection.transaction():
+                await connection.execute(_LOCK)
+                line = await give_role(connection, schema, service, password)
+        return ran, line
     finally:
         await connection.close()
 
@@ -49,8 +60,9 @@ async def _step(
 ) -> str | None:
     """Run the first file that has not run, in a transaction; None when there is none."""
     async with connection.transaction():
-        # One lock for all schemas: two first runs may both create something shared.
-        await connection.execute("SELECT pg_advisory_xact_lock(hashtext('boostedcalls.migrate'))")
+        # One lock for all schemas: two first runs may both create something shared. An owner who does not pass by
+        # row-level security must see all rows.
+        await connection.execute(f"{_LOCK}; SET LOCAL bc.scope = '{SERVICE}'")
         await connection.execute(
             f"CREATE SCHEMA IF NOT EXISTS {schema};"
             f"CREATE TABLE IF NOT EXISTS {schema}.migrations (name text PRIMARY KEY, checksum text NOT NULL,"
@@ -75,9 +87,12 @@ async def _step(
 def run_command(schema: str, package: str) -> None:
     """The `migrate` command of a service: migrates, says what it did, exits 1 with one line when it cannot."""
     settings = load(DatabaseSettings)
+    service = package.rpartition(".")[2]
     try:
-        ran = asyncio.run(migrate(settings.dsn(), schema, package))
+        ran, line = asyncio.run(migrate(settings.dsn(), schema, package, service, settings.role_password(service)))
     except (MigrationError, OSError, asyncpg.PostgresError) as error:
         sys.stderr.write(f"migrate {schema}: {error}\n")
         raise SystemExit(1) from None
+    if line is not None:
+        sys.stderr.write(f"migrate {schema}: {line}\n")
     sys.stdout.write(f"{schema}: {', '.join(ran) if ran else 'up to date'}\n")

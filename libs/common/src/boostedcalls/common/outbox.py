@@ -18,7 +18,7 @@ from prometheus_client import Counter
 from boostedcalls.common.bus import Bus, Outgoing, event_message, publish_all
 from boostedcalls.common.bus.streams import CALL_EVENTS
 from boostedcalls.common.context import new_id
-from boostedcalls.common.db import Connection, Pool, transaction
+from boostedcalls.common.db import SERVICE, Connection, Pool, transaction
 from boostedcalls.common.errors import Unavailable
 from boostedcalls.common.events import ALL, EventData, EventType
 from boostedcalls.common.trouble import Trouble
@@ -92,7 +92,7 @@ class Relay:
             raise Unavailable("NATS is away")
         # The rows stay locked until their events are stored: a process that dies leaves them to the others at once, one
         # whose machine is gone, after a while.
-        async with transaction(self._pool) as connection:
+        async with transaction(self._pool, SERVICE) as connection:
             await connection.execute("SET LOCAL idle_in_transaction_session_timeout = '15s'")
             rows = await connection.fetch(
                 f"SELECT * FROM {self._schema}.outbox ORDER BY id LIMIT {_BATCH} FOR UPDATE SKIP LOCKED"  # noqa: S608

@@ -18,7 +18,7 @@ from dotenv import dotenv_values
 from boostedcalls.devkit.errors import DevkitError
 from boostedcalls.devkit.folder import in_use, private_folder, write_private
 from boostedcalls.devkit.servers import NATS_USERS, nats_passwords, nats_variable
-from boostedcalls.devkit.stack import EVERYTHING, new_secrets
+from boostedcalls.devkit.stack import EVERYTHING, new_database_passwords, new_secrets
 
 DEFAULT_PORT = 8000
 # Lost webhooks are part of the demonstration; with the usual steps a minute would pass before they show.
@@ -68,7 +68,8 @@ def kept_secrets(home: Path) -> dict[str, str]:
         kept = {}
     except ValueError:
         raise DevkitError(f"{path} is not valid JSON; restore it, or delete it to get new secrets") from None
-    wanted = new_secrets() | {nats_variable(user): password for user, password in nats_passwords().items()}
+    wanted = new_secrets() | new_database_passwords()
+    wanted |= {nats_variable(user): password for user, password in nats_passwords().items()}
     if not wanted.keys() <= kept.keys():
         kept = {**wanted, **kept}
         write_private(path, json.dumps(kept, indent=2) + "\n")
@@ -78,6 +79,9 @@ def kept_secrets(home: Path) -> dict[str, str]:
 def service_environment(env: Mapping[str, str], kept: Mapping[str, str], wanted: list[str]) -> dict[str, str]:
     """The variables for the services: what the caller gave wins over kept secrets and demo settings."""
     made = {name: value for name, value in kept.items() if "nats" in wanted or not name.startswith("NATS_")}
+    if "postgres" not in wanted:
+        # Roles belong to a whole server: those of another's are made when the caller asks for them.
+        made = {name: value for name, value in made.items() if name not in new_database_passwords()}
     if "simulator" in wanted:
         made |= _DEMO_STEPS
     return {**made, **{name: value for name, value in env.items() if name != "PORT"}}

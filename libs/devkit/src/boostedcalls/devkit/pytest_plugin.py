@@ -6,6 +6,7 @@ Everything lives in pytest's temporary folders and is removed afterwards. Each x
 from __future__ import annotations
 
 import itertools
+import secrets
 import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -22,7 +23,7 @@ from boostedcalls.devkit.servers import Server
 from boostedcalls.devkit.stack import Stack
 
 SCHEMAS = {"gateway": "auth", "contacts": "contacts", "calls": "calls"}
-Database = Callable[..., Awaitable[str]]
+Database = Callable[..., Awaitable["Dsn"]]
 StackFactory = Callable[..., AbstractAsyncContextManager[Stack]]
 
 
@@ -30,11 +31,29 @@ def _on(server: Server, database: str) -> str:
     return urlsplit(server.url)._replace(path=f"/{database}").geturl()
 
 
+class Dsn(str):
+    """Where a database is: with the role of the one service that it is for, else with its owner's login."""
+
+    __slots__ = ("owner",)
+
+    owner: str
+    """With the login of the owner, a superuser: for tests that look into tables."""
+
+    def __new__(cls, owner: str, service: str | None = None, password: str = "") -> Dsn:
+        parts = urlsplit(owner)
+        address = parts.netloc.rpartition("@")[2]
+        own = parts._replace(netloc=f"boostedcalls_{service}:{password}@{address}").geturl() if service else owner
+        made = super().__new__(cls, own)
+        made.owner = owner
+        return made
+
+
 class _Databases:
     """Makes and drops the databases of one test session."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._passwords = {service: secrets.token_hex(16) for service in SCHEMAS}
         self._templates: dict[tuple[str, ...], str] = {}
         self._numbers = itertools.count(1)
 
@@ -52,7 +71,8 @@ class _Databases:
             name = "_".join(("template", *services))
             await self._execute(f"CREATE DATABASE {name}")
             for service in services:
-                await migrate(_on(self._server, name), SCHEMAS[service], f"boostedcalls.{service}")
+                dsn, password = _on(self._server, name), self._passwords[service]
+                await migrate(dsn, SCHEMAS[service], f"boostedcalls.{service}", service, password)
             self._templates[services] = name
         return self._templates[services]
 
@@ -60,12 +80,13 @@ class _Databases:
     async def lease(self) -> AsyncGenerator[Database]:
         made: list[str] = []
 
-        async def database(*services: str) -> str:
+        async def database(*services: str) -> Dsn:
             template = await self._template(tuple(sorted(services))) if services else "template1"
             name = f"test_{next(self._numbers)}"
             await self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
             made.append(name)
-            return _on(self._server, name)
+            service = services[0] if len(services) == 1 else None
+            return Dsn(_on(self._server, name), service, self._passwords.get(service or "", ""))
 
         try:
             yield database
@@ -102,7 +123,8 @@ def _databases(postgres_server: Server) -> _Databases:
 async def database(_databases: _Databases) -> AsyncGenerator[Database]:
     """`dsn = await database("contacts")`: a new database, migrated for the named services (gateway, contacts, calls).
 
-    Without a name it is empty. Dropped, connections and all, after the test.
+    With one name the DSN has the role of that service, and `dsn.owner` the login of the owner; else both are the
+    owner's. Without a name the database is empty. Dropped, connections and all, after the test.
     """
     async with _databases.lease() as make:
         yield make

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import secrets
 import signal
 import sys
@@ -17,13 +16,21 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from boostedcalls.devkit.child import Child, LineSink, until_ready
 from boostedcalls.devkit.errors import DevkitError
 from boostedcalls.devkit.folder import private_folder
 from boostedcalls.devkit.net import HOST, http_status, reserved_port
-from boostedcalls.devkit.servers import NATS_ADMIN, NATS_CONFIG, Server, nats_server, nats_variable, postgres_server
+from boostedcalls.devkit.servers import (
+    NATS_ADMIN,
+    NATS_CONFIG,
+    NATS_USERS,
+    Server,
+    nats_server,
+    nats_variable,
+    postgres_server,
+)
 from boostedcalls.devkit.supervise import Supervised
 
 SERVERS = ("nats", "postgres")
@@ -33,7 +40,7 @@ _WITH_MIGRATIONS = ("gateway", "contacts", "calls")
 _WITH_STREAMS = {"webhooks", "contacts", "calls"}
 # What runs once, as the administrator of NATS.
 _MODULES = {NATS_ADMIN: "common.streams"}
-_PASSWORD = re.compile(r"(?:NATS|DB)_([A-Z]+)_PASSWORD")
+_OWNERS = ("DB_USER", "DB_PASSWORD")
 _STOP_ORDER = (("gateway",), ("calls", "contacts", "webhooks"), ("simulator",), SERVERS)
 _LARGE_LOG = 20_000_000
 
@@ -44,6 +51,16 @@ def new_secrets() -> dict[str, str]:
     """Fresh values for every secret our processes want."""
     names = ("JWT_SECRET", "VAPI_WEBHOOK_SECRET", "CALL_SIGNING_SECRET")
     return {name: secrets.token_hex(32) for name in names}
+
+
+def password_variable(service: str) -> str:
+    """The variable that holds the password of the service's own role in the database."""
+    return f"DB_{service.upper()}_PASSWORD"
+
+
+def new_database_passwords() -> dict[str, str]:
+    """A fresh password for each service's role."""
+    return {password_variable(name): secrets.token_hex(16) for name in _WITH_MIGRATIONS}
 
 
 def _bare_environment() -> dict[str, str]:
@@ -96,8 +113,8 @@ class Stack:
         self._members: dict[tuple[str, int], Supervised] = {}
         self._exit = AsyncExitStack()
         self.env: dict[str, str] = {}
-        """The variables for the services; each gets them without the passwords of the others. Complete once the stack
-        is ready."""
+        """What all services were given, as an operator has it; complete once the stack is ready. A process gets its own
+        credentials only: see `environment`."""
 
     @property
     def urls(self) -> list[str]:
@@ -127,7 +144,23 @@ class Stack:
 
     @property
     def database_url(self) -> str:
+        """With the owner's credentials."""
         return self.env["DATABASE_URL"]
+
+    def environment(self, name: str, *, owner: bool = False, operator: bool = False) -> dict[str, str]:
+        """The variables of a service's processes: with its own login to the database, and the owner's for `owner` or
+        where it has none of its own; with its own login to NATS, and everybody's for `operator`."""
+        own = password_variable(name)
+        passwords = {password_variable(each) for each in _WITH_MIGRATIONS} - {own}
+        if not operator:
+            passwords |= {nats_variable(user) for user in NATS_USERS if user != name}
+        env = {variable: value for variable, value in self.env.items() if variable not in passwords}
+        if not owner and (own in env or name not in _WITH_MIGRATIONS):
+            env = {variable: value for variable, value in env.items() if variable not in _OWNERS}
+            if "DATABASE_URL" in env:
+                url = urlsplit(env["DATABASE_URL"])
+                env["DATABASE_URL"] = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
+        return env
 
     def log(self, name: str, index: int = 0) -> Path:
         """The log file of a process."""
@@ -202,6 +235,7 @@ class Stack:
             env |= {nats_variable(user): password for user, password in nats.passwords.items()}
         if "postgres" in self.parts:
             env["DATABASE_URL"] = self.member("postgres").server.url
+            env |= new_database_passwords()
         env["VAPI_WEBHOOK_URL"] = f"http://{HOST}:{self._port}/api/calls/webhook/"
         if "simulator" in self.parts:
             env |= {
@@ -226,12 +260,14 @@ class Stack:
 
     def _child(self, name: str, index: int, env: Mapping[str, str], *arguments: str) -> Child:
         label = _label(name, index)
-        # A command is the operator's, who has every key.
-        is_service = name in SERVICES and not arguments
         return Child(
             name=label,
             argv=[sys.executable, "-m", f"boostedcalls.{_MODULES.get(name, name)}", *arguments],
-            env={**(_own(self.env, name) if is_service else self.env), **env, **self._service_env.get(name, {})},
+            env={
+                **self.environment(name, owner=arguments[:1] == ("migrate",), operator=bool(arguments)),
+                **env,
+                **self._service_env.get(name, {}),
+            },
             log=self._fresh_log(name, index),
             sink=self._sinks(label) if self._sinks else None,
             # Not the caller's: a `.env` there would be read.
@@ -296,15 +332,6 @@ class Stack:
     def _supervise(self, name: str, index: int, server: Server) -> None:
         self._members[name, index] = Supervised(server, self._say, restart=self._restart)
         self._members[name, index].watch()
-
-
-def _own(env: Mapping[str, str], name: str) -> dict[str, str]:
-    """The variables without the passwords of others."""
-    return {
-        variable: value
-        for variable, value in env.items()
-        if (match := _PASSWORD.fullmatch(variable)) is None or match[1].lower() == name
-    }
 
 
 def _label(name: str, index: int) -> str:

@@ -28,7 +28,7 @@ from boostedcalls.common.bus import Bus, Delivery, dead_letter
 from boostedcalls.common.bus.consume import MAX_DELIVERIES
 from boostedcalls.common.bus.read import Stored
 from boostedcalls.common.bus.streams import PROVIDER_EVENTS
-from boostedcalls.common.db import PASSING, Connection, transaction
+from boostedcalls.common.db import PASSING, SERVICE, Connection, savepoint, transaction
 from boostedcalls.common.errors import Poison, ServiceError, Unavailable
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.trouble import Trouble
@@ -97,7 +97,7 @@ async def sweep(deps: Deps, bus: Bus, tries: Tries[int]) -> bool:
 
 async def _step(deps: Deps, bus: Bus, after: int, tries: Tries[int]) -> Finding | None:
     """Look at some of what is missing and mend it; None when another replica is at it."""
-    async with transaction(deps.pool) as connection:
+    async with transaction(deps.pool, SERVICE) as connection:
         if not await connection.fetchval(_LOCK):
             return None
         books = await compare(connection, bus)
@@ -138,7 +138,7 @@ async def _apply(
     if not deliveries:
         return [], []
     try:
-        async with connection.transaction():
+        async with savepoint(connection):
             return [await consumer.join_batch(connection, deps, deliveries)], []
     except PASSING:
         raise

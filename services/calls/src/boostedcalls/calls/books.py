@@ -12,7 +12,7 @@ from boostedcalls.common.bus import Bus
 from boostedcalls.common.bus.consume import ORIGIN_TIME
 from boostedcalls.common.bus.read import Progress, Stored, following, newest, progress, read
 from boostedcalls.common.bus.streams import CALLS_PROVIDER, DLQ, PROVIDER_EVENTS
-from boostedcalls.common.db import Connection, Pool
+from boostedcalls.common.db import SERVICE, Pool, Reads
 from boostedcalls.common.db import connection as reading
 from boostedcalls.common.errors import Unavailable
 
@@ -56,7 +56,7 @@ class Finding:
     end: int | None = None
 
 
-async def compare(connection: Connection, bus: Bus) -> Books:
+async def compare(connection: Reads, bus: Bus) -> Books:
     """The stream and the table, put side by side. Raises Unavailable, also while the stream is being made anew."""
     # The floor before the rows: what is acked is committed. The stream's end after them: no row is ahead of it.
     before = await progress(bus, CALLS_PROVIDER)
@@ -155,7 +155,7 @@ class Report:
 
 async def report(pool: Pool, bus: Bus) -> Report:
     """Count, and change nothing. Raises Unavailable."""
-    async with reading(pool) as connection:
+    async with reading(pool, SERVICE) as connection:
         books = await compare(connection, bus)
     unaccounted: list[int] = []
     end: int | None = 0

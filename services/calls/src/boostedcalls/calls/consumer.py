@@ -11,7 +11,7 @@ from boostedcalls.calls import matching
 from boostedcalls.calls.dispatch import Deps
 from boostedcalls.common.bus import Delivery
 from boostedcalls.common.context import caller
-from boostedcalls.common.db import Connection, transaction
+from boostedcalls.common.db import SERVICE, Connection, transaction
 from boostedcalls.common.errors import Poison
 from boostedcalls.common.events import ProviderEvent
 
@@ -35,7 +35,7 @@ def _arrival(delivery: Delivery) -> matching.Arrival:
 async def apply_batch(deps: Deps, deliveries: Sequence[Delivery]) -> None:
     """Join a batch of provider events into their calls. Raises Poison for what is no provider event, Unavailable when
     the database is away."""
-    async with transaction(deps.pool) as connection:
+    async with transaction(deps.pool, SERVICE) as connection:
         tally = await join_batch(connection, deps, deliveries)
     tally.count()
     deps.relay.wake()

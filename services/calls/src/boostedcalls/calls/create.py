@@ -25,7 +25,7 @@ async def create_call(service: Service, who: Caller, request: PlaceCall) -> byte
     key = idempotency.key_of(who, request)
     if key is not None:
         # Before contact and script are asked for: they may be gone by now, or their service away.
-        async with reading(deps.pool) as connection:
+        async with reading(deps.pool, who.user) as connection:
             first = await idempotency.find(connection, key)
         if first is not None:
             return await idempotency.repeat(deps.pool, first)
@@ -57,7 +57,7 @@ async def _ask_script(service: Service, who: Caller, request: CreateCall) -> Scr
 async def _insert(deps: Deps, who: Caller, columns: store.Row, key: Key | None) -> store.Row | First:
     """The new call's row; or the request that was quicker with the same key."""
     created = timeline_entry(columns["id"], "created", "user", columns["created_at"], CallStatus.PENDING, None)
-    async with transaction(deps.pool) as connection:
+    async with transaction(deps.pool, who.user) as connection:
         # One at a time per user, so that neither the look for the key nor the count can be true for two at once.
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"calls.create {who.user}")
         if key is not None and (first := await idempotency.find(connection, key)) is not None:
@@ -78,7 +78,7 @@ async def _place(service: Service, who: Caller, row: store.Row) -> store.Row:
     await asyncio.wait([placing], timeout=deps.settings.dispatch_wait)
     placed = placing.result() if placing.done() and not placing.cancelled() else None
     if placed is None:
-        async with reading(deps.pool) as connection:
+        async with reading(deps.pool, who.user) as connection:
             placed = await queries.get_call(connection, who.user, row["id"])
     return placed
 

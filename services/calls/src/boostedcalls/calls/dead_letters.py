@@ -38,7 +38,7 @@ from boostedcalls.common.bus.consume import (
 from boostedcalls.common.bus.read import Stored, get, read
 from boostedcalls.common.bus.streams import CONSUMERS, DLQ, JOBS
 from boostedcalls.common.context import caller, new_id
-from boostedcalls.common.db import Pool
+from boostedcalls.common.db import SERVICE, Pool
 from boostedcalls.common.db import connection as reading
 from boostedcalls.common.errors import ServiceError, Unavailable
 from boostedcalls.common.messages.base import rfc3339
@@ -115,7 +115,7 @@ class Filters:
 
 async def names_of(pool: Pool, call_id: UUID) -> set[str]:
     """The ids under which a call of ours may be named. Raises Unavailable."""
-    async with reading(pool) as connection:
+    async with reading(pool, SERVICE) as connection:
         found = await connection.fetchval("SELECT provider_call_id FROM calls.calls WHERE id = $1", call_id)
     return {str(call_id), *([found] if found else [])}
 

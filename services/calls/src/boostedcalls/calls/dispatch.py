@@ -22,7 +22,7 @@ from boostedcalls.calls.settings import CallsSettings, ProviderSettings
 from boostedcalls.calls.state import Fact, Source, timeline_entry
 from boostedcalls.calls.vapi import Json, Limited, NotSent, Placed, ProviderError, Refused, Unclear, Vapi
 from boostedcalls.common.context import Caller
-from boostedcalls.common.db import Pool, transaction
+from boostedcalls.common.db import SERVICE, Pool, transaction
 from boostedcalls.common.db import connection as reading
 from boostedcalls.common.errors import Unavailable
 from boostedcalls.common.logs import get_logger
@@ -60,7 +60,7 @@ async def change(deps: Deps, who: Caller, call_id: UUID, learned: store.Change) 
     """Join what was learned into one call, in a transaction of its own; `learned.row` is read anew under the lock.
     Raises Unavailable when the database is away."""
     late = False
-    async with transaction(deps.pool) as connection:
+    async with transaction(deps.pool, SERVICE) as connection:
         (learned.row,) = await store.lock(connection, [call_id])
         if learned.provider_call_id:
             if learned.row["provider_call_id"] not in {None, learned.provider_call_id}:
@@ -138,7 +138,7 @@ async def dispatch(deps: Deps, who: Caller, call_id: UUID, attempts: int = 100) 
                 wait = after
             case _:
                 return await _record(deps, who, row, outcome)
-        async with transaction(deps.pool) as connection:
+        async with transaction(deps.pool, SERVICE) as connection:
             await store.release(connection, row, wait + 5)
         if attempt + 1 < attempts:
             await asyncio.sleep(wait)
@@ -147,7 +147,7 @@ async def dispatch(deps: Deps, who: Caller, call_id: UUID, attempts: int = 100) 
 
 async def _claim(deps: Deps, who: Caller, call_id: UUID) -> store.Row | None:
     """Claim the call, committed; None when it is not ours to send."""
-    async with transaction(deps.pool) as connection:
+    async with transaction(deps.pool, SERVICE) as connection:
         started = monotonic()
         row = await store.claim(connection, call_id, deps.settings)
     if row is None:
@@ -156,7 +156,7 @@ async def _claim(deps: Deps, who: Caller, call_id: UUID) -> store.Row | None:
     if monotonic() - started > _CLAIM_FRESH:
         DIALS.labels("claim_stale").inc()
         # Nothing was sent under this claim, and nothing will be.
-        async with transaction(deps.pool) as connection:
+        async with transaction(deps.pool, SERVICE) as connection:
             await store.release(connection, row, again_in=0)
         return None
     return row
@@ -190,7 +190,7 @@ async def _fail(deps: Deps, who: Caller, row: store.Row, code: str, message: str
 
 async def _give_up_if_overdue(deps: Deps, who: Caller, call_id: UUID) -> None:
     """A call that nobody could place in time is not placed later, when nobody expects it any more."""
-    async with reading(deps.pool) as connection:
+    async with reading(deps.pool, SERVICE) as connection:
         record = await connection.fetchrow("SELECT * FROM calls.calls WHERE id = $1", call_id)
     if record is None or record["dispatch_started_at"] or record["dispatch_closed"] or record["provider_call_id"]:
         return

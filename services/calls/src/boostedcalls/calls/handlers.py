@@ -69,33 +69,35 @@ class Service:
 
 
 async def list_calls(service: Service, who: Caller, request: ListCalls) -> bytes:
-    async with reading(service.deps.pool) as connection:
+    async with reading(service.deps.pool, who.user) as connection:
         return await queries.list_calls(connection, who.user, request)
 
 
 async def get_call(service: Service, who: Caller, request: CallId) -> bytes:
     """The call; of an active one the provider is asked first, at most every few seconds, and not waited for long."""
     deps = service.deps
-    async with reading(deps.pool) as connection:
+    async with reading(deps.pool, who.user) as connection:
         row = await queries.get_call(connection, who.user, request.call_id)
-        # Without a due time nothing more is expected of it.
-        claimed = (
-            schedule.stage(row) is Stage.FOLLOW
-            and row["due_at"]
-            and await connection.fetchval(
-                "UPDATE calls.calls SET synced_at = now() WHERE id = $1"
-                " AND (synced_at IS NULL OR synced_at < now() - make_interval(secs => $2)) RETURNING true",
-                row["id"],
-                deps.settings.sync_on_read,
-            )
-        )
-    if claimed:
+    # Without a due time nothing more is expected of it.
+    if schedule.stage(row) is Stage.FOLLOW and row["due_at"] and await _claim_look(deps, who, row):
         try:
             async with asyncio.timeout(_ON_READ_IN_ALL):
                 row = await _sync(service, who, row, _ON_READ)
         except (ProviderError, ServiceError, Unavailable, TimeoutError) as error:
             log.warning("sync_on_read_failed", call_id=str(row["id"]), reason=str(error) or "timeout")
     return queries.call_json(row)
+
+
+async def _claim_look(deps: Deps, who: Caller, row: store.Row) -> bool:
+    """Whether the provider was not asked about the call just now, and is to be asked by us."""
+    async with transaction(deps.pool, who.user) as connection:
+        claimed = await connection.fetchval(
+            "UPDATE calls.calls SET synced_at = now() WHERE id = $1"
+            " AND (synced_at IS NULL OR synced_at < now() - make_interval(secs => $2)) RETURNING true",
+            row["id"],
+            deps.settings.sync_on_read,
+        )
+    return claimed is not None
 
 
 async def _sync(service: Service, who: Caller, row: store.Row, timeout: float) -> store.Row:
@@ -115,7 +117,7 @@ def _provider_problem(error: ProviderError) -> ServiceError:
 
 async def sync_call(service: Service, who: Caller, request: CallId) -> bytes:
     deps = service.deps
-    async with reading(deps.pool) as connection:
+    async with reading(deps.pool, who.user) as connection:
         row = await queries.get_call(connection, who.user, request.call_id)
     try:
         match schedule.stage(row):
@@ -125,7 +127,7 @@ async def sync_call(service: Service, who: Caller, request: CallId) -> bytes:
             case Stage.RECONCILE | Stage.SETTLED if row["dispatch_started_at"] and row["error_code"] != "rejected":
                 if await dispatch.reconcile(deps, who, row) is None:
                     raise ProviderError("the provider did not answer")
-                async with reading(deps.pool) as connection:
+                async with reading(deps.pool, who.user) as connection:
                     row = await queries.get_call(connection, who.user, request.call_id)
             case _:
                 pass
@@ -140,7 +142,7 @@ async def cancel_call(service: Service, who: Caller, request: CallId) -> bytes:
     A call whose placing is unclear is cancelled too, and hung up as soon as it turns up at the provider.
     """
     deps = service.deps
-    async with transaction(deps.pool) as connection:
+    async with transaction(deps.pool, who.user) as connection:
         row = await queries.get_call(connection, who.user, request.call_id)
         if row["status"] not in TERMINAL and row["provider_call_id"] is None:
             (row,) = await store.lock(connection, [row["id"]])
@@ -181,7 +183,7 @@ async def _hang_up_and_cancel(service: Service, who: Caller, row: store.Row) -> 
         return row
     if row["status"] in TERMINAL:
         raise problem("call_not_cancellable", f"The call is {row['status']}")
-    async with transaction(deps.pool) as connection:
+    async with transaction(deps.pool, who.user) as connection:
         (row,) = await store.lock(connection, [row["id"]])
         row = await _cancelled(deps, who, connection, row)
     deps.relay.wake()
@@ -189,12 +191,12 @@ async def _hang_up_and_cancel(service: Service, who: Caller, row: store.Row) -> 
 
 
 async def call_timeline(service: Service, who: Caller, request: CallId) -> Timeline:
-    async with reading(service.deps.pool) as connection:
+    async with reading(service.deps.pool, who.user) as connection:
         return await queries.timeline(connection, who.user, request.call_id)
 
 
 async def pending_count(service: Service, who: Caller, _: Nothing) -> Count:
-    async with reading(service.deps.pool) as connection:
+    async with reading(service.deps.pool, who.user) as connection:
         return Count(count=await store.active_calls(connection, who.user))
 
 
@@ -202,7 +204,7 @@ async def call_stats(service: Service, who: Caller, _: Nothing) -> bytes:
     today = datetime.now(UTC).date()
 
     async def figures() -> Figures:
-        async with reading(service.deps.pool) as connection:
+        async with reading(service.deps.pool, who.user) as connection:
             return await read_figures(connection, who.user, today)
 
     found, counted = await asyncio.gather(figures(), service.bus.request(COUNT_CONTACTS.subject, b"{}", who, PEER))

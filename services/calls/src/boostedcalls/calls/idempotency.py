@@ -16,7 +16,7 @@ from prometheus_client import Counter
 
 from boostedcalls.calls import queries, store
 from boostedcalls.common.context import Caller
-from boostedcalls.common.db import Connection, Pool
+from boostedcalls.common.db import SERVICE, Connection, Pool, Reads, transaction
 from boostedcalls.common.db import connection as reading
 from boostedcalls.common.errors import FieldError, ServiceError, parse_problem, problem
 from boostedcalls.common.logs import get_logger
@@ -114,7 +114,7 @@ def answer_to(row: store.Row) -> Answer:
     return Answer(_CREATED, queries.call_json(row))
 
 
-async def find(connection: Connection, key: Key) -> First | None:
+async def find(connection: Reads, key: Key) -> First | None:
     """The request that the key was first seen with. None stays true only under the lock that `take` wants."""
     row = await connection.fetchrow(_FIND, key.user_id, key.key)
     if row is None:
@@ -132,7 +132,7 @@ async def take(connection: Connection, key: Key, call_id: UUID, wait: float) -> 
 
 async def keep(pool: Pool, key: Key, call_id: UUID, answer: Answer) -> Answer:
     """Store the answer, and return the one that is stored: another one, where somebody was quicker."""
-    async with reading(pool) as connection:
+    async with transaction(pool, key.user_id) as connection:
         if await connection.fetchval(_KEEP, key.user_id, key.key, call_id, answer.status, answer.body):
             return answer
         row = await connection.fetchrow(_KEPT, key.user_id, key.key, call_id)
@@ -149,7 +149,7 @@ async def repeat(pool: Pool, first: First) -> bytes:
     if answer is None:
         if first.running:
             raise _in_use()
-        async with reading(pool) as connection:
+        async with reading(pool, first.key.user_id) as connection:
             row = await queries.get_call(connection, first.key.user_id, first.call_id)
         answer = await keep(pool, first.key, first.call_id, answer_to(row))
     REPLAYS.inc()
@@ -159,7 +159,7 @@ async def repeat(pool: Pool, first: First) -> bytes:
 
 async def clean(pool: Pool) -> None:
     """Delete keys that are over, not too many at once."""
-    async with reading(pool) as connection:
+    async with transaction(pool, SERVICE) as connection:
         await connection.execute(_CLEAN)
 
 

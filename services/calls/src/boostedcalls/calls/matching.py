@@ -16,7 +16,7 @@ from boostedcalls.calls import reasons, signing, store
 from boostedcalls.calls.reports import call_of, facts_of
 from boostedcalls.calls.settings import CallsSettings
 from boostedcalls.calls.state import Fact
-from boostedcalls.common.db import Connection
+from boostedcalls.common.db import Connection, Reads
 from boostedcalls.common.events import ProviderEvent
 from boostedcalls.common.logs import get_logger
 
@@ -178,7 +178,7 @@ async def sweep(connection: Connection, settings: CallsSettings, traceparent: st
     return len(changes)
 
 
-async def count_left(connection: Connection) -> None:
+async def count_left(connection: Reads) -> None:
     """Tell of the parked events that have waited for longer than an adoption takes: most likely they are of calls that
     are not ours."""
     left = await connection.fetchval(

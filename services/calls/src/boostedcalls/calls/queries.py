@@ -15,7 +15,7 @@ import asyncpg
 import orjson
 
 from boostedcalls.common.cursor import decode_cursor, encode_cursor
-from boostedcalls.common.db import Connection
+from boostedcalls.common.db import Reads
 from boostedcalls.common.errors import problem
 from boostedcalls.common.messages.calls import ListCalls, Timeline, TimelineEntry
 
@@ -120,7 +120,7 @@ def _item(row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-async def get_call(connection: Connection, user_id: UUID, call_id: UUID) -> dict[str, Any]:
+async def get_call(connection: Reads, user_id: UUID, call_id: UUID) -> dict[str, Any]:
     """The call's row. Raises ServiceError call_not_found, for a foreign call too."""
     row = await connection.fetchrow("SELECT * FROM calls.calls WHERE user_id = $1 AND id = $2", user_id, call_id)
     if row is None:
@@ -128,7 +128,7 @@ async def get_call(connection: Connection, user_id: UUID, call_id: UUID) -> dict
     return dict(row)
 
 
-async def list_calls(connection: Connection, user_id: UUID, query: ListCalls) -> bytes:
+async def list_calls(connection: Reads, user_id: UUID, query: ListCalls) -> bytes:
     """A page (the message CallPage), newest first. Raises ServiceError validation_failed for a cursor that is not
     ours."""
     sql, values = _page_sql(user_id, query)
@@ -196,7 +196,7 @@ def _page_sql(user_id: UUID, query: ListCalls) -> tuple[str, list[Any]]:
     )
 
 
-async def timeline(connection: Connection, user_id: UUID, call_id: UUID) -> Timeline:
+async def timeline(connection: Reads, user_id: UUID, call_id: UUID) -> Timeline:
     """A call's timeline, oldest first. Raises ServiceError call_not_found."""
     await get_call(connection, user_id, call_id)
     rows = await connection.fetch(

@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from boostedcalls.common.db import Connection
+from boostedcalls.common.db import Reads
 
 type Figures = asyncpg.Record
 
@@ -48,7 +48,7 @@ def line_chart(completed: Mapping[str, int], today: date) -> dict[str, Any]:
     }
 
 
-async def read_figures(connection: Connection, user_id: UUID, today: date) -> Figures:
+async def read_figures(connection: Reads, user_id: UUID, today: date) -> Figures:
     """What `stats` shows, from the rollups of the user's calls."""
     figures = await connection.fetchrow(_FIGURES, user_id, today - timedelta(2 * DAYS))
     assert figures is not None  # noqa: S101 - a sum is always one row

@@ -19,7 +19,7 @@ from boostedcalls.calls import schedule
 from boostedcalls.calls.settings import CallsSettings
 from boostedcalls.calls.state import ACTIVE, JOINED, TERMINAL, CallState, Entry, Fact, entry, fold, visibly_changed
 from boostedcalls.common import outbox, subjects
-from boostedcalls.common.db import Connection, json_text
+from boostedcalls.common.db import Connection, Reads, json_text
 from boostedcalls.common.events import CALL_CREATED, CALL_STATUS_CHANGED, CALL_UPDATED, CallEvent
 from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages.calls import CallStatus
@@ -200,7 +200,7 @@ async def insert(connection: Connection, request: Row, created: Entry, tracepare
     return inserted
 
 
-async def active_calls(connection: Connection, user_id: UUID) -> int:
+async def active_calls(connection: Reads, user_id: UUID) -> int:
     """How many calls of a user are not terminal."""
     return await connection.fetchval(
         "SELECT coalesce(sum(calls), 0)::bigint FROM calls.totals WHERE user_id = $1 AND status = ANY($2::text[])",

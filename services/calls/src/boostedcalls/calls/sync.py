@@ -28,7 +28,7 @@ from boostedcalls.calls.vapi import Json, ProviderError
 from boostedcalls.common import subjects
 from boostedcalls.common.bus import Bus, Delivery, event_message
 from boostedcalls.common.context import Caller, caller, new_id
-from boostedcalls.common.db import PASSING, transaction
+from boostedcalls.common.db import PASSING, SERVICE, transaction
 from boostedcalls.common.db import connection as reading
 from boostedcalls.common.errors import Poison, ServiceError, Unavailable
 from boostedcalls.common.events import PROVIDER_MESSAGE, SYNC_DUE, ProviderEvent, SyncJob
@@ -86,7 +86,7 @@ async def publish_jobs(deps: Deps, bus: Bus) -> None:
         try:
             await _tick(deps, bus)
             if monotonic() - told >= _TELL_EVERY:
-                async with reading(deps.pool) as connection:
+                async with reading(deps.pool, SERVICE) as connection:
                     await matching.count_left(connection)
                 told = monotonic()
             trouble.over()
@@ -98,16 +98,16 @@ async def publish_jobs(deps: Deps, bus: Bus) -> None:
 
 async def _tick(deps: Deps, bus: Bus) -> None:
     who = caller()
-    async with transaction(deps.pool) as connection:
+    async with transaction(deps.pool, SERVICE) as connection:
         due = await connection.fetch(_CLAIM_DUE, _CLAIM_AT_ONCE, _LEASE)
     try:
         await _publish(bus, who, [row["id"] for row in due])
     except Unavailable:
         # Those that were published are looked at twice: better than all the others a minute late.
-        async with transaction(deps.pool) as connection:
+        async with transaction(deps.pool, SERVICE) as connection:
             await connection.execute(_GIVE_BACK, [row["id"] for row in due], due[0]["due_at"])
         raise
-    async with transaction(deps.pool) as connection:
+    async with transaction(deps.pool, SERVICE) as connection:
         if await matching.sweep(connection, deps.settings, who.traceparent):
             deps.relay.wake()
         oldest = await connection.fetchval("SELECT extract(epoch FROM now() - min(parked_at)) FROM calls.unmatched")
@@ -121,7 +121,7 @@ async def publish_all(deps: Deps, bus: Bus) -> int:
     count = 0
     after = UUID(int=0)
     while True:
-        async with transaction(deps.pool) as connection:
+        async with transaction(deps.pool, SERVICE) as connection:
             rows = await connection.fetch(_CLAIM_ALL, _CLAIM_AT_ONCE, _LEASE, after)
         if not rows:
             return count
@@ -169,7 +169,7 @@ async def work(deps: Deps, bus: Bus, deliveries: Sequence[Delivery]) -> None:
 
 async def look(deps: Deps, bus: Bus, who: Caller, call_id: UUID) -> None:
     """Do for one call what it waits for, and set when it is due next."""
-    async with reading(deps.pool) as connection:
+    async with reading(deps.pool, SERVICE) as connection:
         record = await connection.fetchrow("SELECT * FROM calls.calls WHERE id = $1", call_id)
     if record is None:
         return
@@ -193,13 +193,13 @@ async def _looked(deps: Deps, row: store.Row, control_url: str | None) -> None:
     """Note the look, unless the call has changed meanwhile (then its due time is newer than ours)."""
     now = datetime.now(UTC)
     due = schedule.next_due({**row, "checks": row["checks"] + 1, "synced_at": now}, deps.settings, now)
-    async with transaction(deps.pool) as connection:
+    async with transaction(deps.pool, SERVICE) as connection:
         await connection.execute(_LOOKED, row["id"], due, control_url, row["version"])
 
 
 async def _look_again(deps: Deps, row: store.Row, seconds: float) -> None:
     """Look once more in a while, as if this look had not been."""
-    async with transaction(deps.pool) as connection:
+    async with transaction(deps.pool, SERVICE) as connection:
         await connection.execute(
             "UPDATE calls.calls SET due_at = now() + make_interval(secs => $2) WHERE id = $1 AND version = $3",
             row["id"],

@@ -31,25 +31,25 @@ from boostedcalls.contacts.store import CONTACTS
 
 async def list_contacts(deps: Deps, who: Caller, request: ListContacts) -> bytes:
     """A ContactPage."""
-    async with transaction(deps.pool) as reader:
+    async with transaction(deps.pool, who.user) as reader:
         total = await store.count(reader, CONTACTS, who.user, request.q)
         page = await store.page(reader, CONTACTS, who.user, request.cursor, request.limit, request.q)
     return page.answer(total)
 
 
 async def count_contacts(deps: Deps, who: Caller, _: Nothing) -> Count:
-    async with connection(deps.pool) as reader:
+    async with connection(deps.pool, who.user) as reader:
         return Count(count=await store.count(reader, CONTACTS, who.user))
 
 
 async def get_contact(deps: Deps, who: Caller, request: ContactId) -> Contact:
-    async with connection(deps.pool) as reader:
+    async with connection(deps.pool, who.user) as reader:
         return _contact(await store.get(reader, CONTACTS, who.user, request.contact_id))
 
 
 async def create_contact(deps: Deps, who: Caller, request: ContactWrite) -> Contact:
     values = _values(deps, request)
-    async with transaction(deps.pool) as writer:
+    async with transaction(deps.pool, who.user) as writer:
         row = await store.insert(writer, CONTACTS, who.user, values)
         await enqueue(writer, SCHEMA, [_event(CONTACT_CREATED, who, row["id"])])
     deps.relay.wake()
@@ -71,7 +71,7 @@ async def update_contact(deps: Deps, who: Caller, request: UpdateContact) -> Con
 
 
 async def delete_contact(deps: Deps, who: Caller, request: ContactId) -> Nothing:
-    async with transaction(deps.pool) as writer:
+    async with transaction(deps.pool, who.user) as writer:
         if not await store.delete(writer, CONTACTS, who.user, request.contact_id):
             raise problem("contact_not_found")
         await enqueue(writer, SCHEMA, [_event(CONTACT_DELETED, who, request.contact_id)])
@@ -80,7 +80,7 @@ async def delete_contact(deps: Deps, who: Caller, request: ContactId) -> Nothing
 
 
 async def _change(deps: Deps, who: Caller, contact_id: UUID, values: dict[str, Any]) -> Contact:
-    async with transaction(deps.pool) as writer:
+    async with transaction(deps.pool, who.user) as writer:
         row, changed = await store.change(writer, CONTACTS, who.user, contact_id, values)
         if changed:
             await enqueue(writer, SCHEMA, [_event(CONTACT_UPDATED, who, contact_id)])

@@ -26,19 +26,19 @@ from boostedcalls.contacts.store import SCRIPTS
 
 async def list_scripts(deps: Deps, who: Caller, request: ListScripts) -> bytes:
     """A ScriptPage."""
-    async with transaction(deps.pool) as reader:
+    async with transaction(deps.pool, who.user) as reader:
         total = await store.count(reader, SCRIPTS, who.user)
         page = await store.page(reader, SCRIPTS, who.user, request.cursor, request.limit)
     return page.answer(total)
 
 
 async def get_script(deps: Deps, who: Caller, request: ScriptId) -> Script:
-    async with connection(deps.pool) as reader:
+    async with connection(deps.pool, who.user) as reader:
         return _script(await store.get(reader, SCRIPTS, who.user, request.script_id))
 
 
 async def create_script(deps: Deps, who: Caller, request: ScriptWrite) -> Script:
-    async with transaction(deps.pool) as writer:
+    async with transaction(deps.pool, who.user) as writer:
         return _script(await store.insert(writer, SCRIPTS, who.user, request.model_dump(by_alias=True)))
 
 
@@ -55,14 +55,14 @@ async def update_script(deps: Deps, who: Caller, request: UpdateScript) -> Scrip
 
 
 async def delete_script(deps: Deps, who: Caller, request: ScriptId) -> Nothing:
-    async with transaction(deps.pool) as writer:
+    async with transaction(deps.pool, who.user) as writer:
         if not await store.delete(writer, SCRIPTS, who.user, request.script_id):
             raise problem("script_not_found")
     return Nothing()
 
 
 async def _change(deps: Deps, who: Caller, script_id: UUID, values: dict[str, Any]) -> Script:
-    async with transaction(deps.pool) as writer:
+    async with transaction(deps.pool, who.user) as writer:
         row, _ = await store.change(writer, SCRIPTS, who.user, script_id, values)
     return _script(row)
 

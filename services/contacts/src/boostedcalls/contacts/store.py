@@ -15,7 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from boostedcalls.common.context import new_id
-from boostedcalls.common.db import Connection
+from boostedcalls.common.db import Connection, Reads
 from boostedcalls.contacts.paging import Page, read_page
 
 
@@ -64,7 +64,7 @@ async def insert(connection: Connection, table: Table, user_id: UUID, values: Ma
     return row
 
 
-async def get(connection: Connection, table: Table, user_id: UUID, object_id: UUID) -> asyncpg.Record | None:
+async def get(connection: Reads, table: Table, user_id: UUID, object_id: UUID) -> asyncpg.Record | None:
     return await connection.fetchrow(
         f"SELECT {table.answered} FROM contacts.{table.name} WHERE user_id = $1 AND id = $2", user_id, object_id
     )
@@ -138,7 +138,7 @@ async def page(
     )
 
 
-async def count(connection: Connection, table: Table, user_id: UUID, q: str | None = None) -> int:
+async def count(connection: Reads, table: Table, user_id: UUID, q: str | None = None) -> int:
     """How many objects the user has; with `q`, how many of them match."""
     if q is None:
         sql = f"SELECT {table.name} FROM contacts.totals WHERE user_id = $1"

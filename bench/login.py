@@ -1,4 +1,4 @@
-"""Whether a login tells who has an account: wrong passwords for an unknown and for a known user, by turns: part `login`.
+"""Whether a login tells who has an account: wrong passwords for unknown and known users, by turns: part `login`.
 
 Over real HTTP, one at a time. What slows tries down or refuses them must be switched off: every variable of the
 environment that starts with LOGIN_ is passed on to the gateway, after those in `UNTHROTTLED`.

@@ -49,7 +49,7 @@ password: setup ## Give a user another password and end their sessions: EMAIL=â€
 	@exec $(DEVKIT) exec gateway user password "$$EMAIL" $${PASSWORD:+--password "$$PASSWORD"}
 
 keys: setup ## The keys of access tokens in JWT_KEYS_FILE: ARGS="add --alg EdDSA", ARGS="sign KID", ARGS="retire KID"
-	@exec $(DEVKIT) exec gateway keys $(or $(ARGS),list)
+	@exec $(PYTHON) -m boostedcalls.gateway keys $(or $(ARGS),list)
 
 sync-stale: setup ## Ask the provider about every call without news, now
 	@exec $(DEVKIT) exec calls sync-stale

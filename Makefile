@@ -5,7 +5,7 @@ DEVKIT := $(PYTHON) -m boostedcalls.devkit
 RUN_HOME := $(or $(BOOSTEDCALLS_HOME),.run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fmt migrate streams user sync-stale dead-letters audit chaos chaos-awaits bench bench-quick up down logs
+.PHONY: help setup run test check fmt migrate streams user password keys sync-stale dead-letters audit chaos chaos-awaits bench bench-quick up down logs
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,15 @@ user: override export PASSWORD := $(value PASSWORD)
 user: setup ## Add a user: EMAIL=… PASSWORD=… (asked for when left out)
 	@test -n "$$EMAIL" || { echo 'usage: make user EMAIL=you@example.com [PASSWORD=…]' >&2; exit 2; }
 	@exec $(DEVKIT) exec gateway user add "$$EMAIL" $${PASSWORD:+--password "$$PASSWORD"}
+
+password: override export EMAIL := $(value EMAIL)
+password: override export PASSWORD := $(value PASSWORD)
+password: setup ## Give a user another password and end their sessions: EMAIL=… PASSWORD=… (asked for when left out)
+	@test -n "$$EMAIL" || { echo 'usage: make password EMAIL=you@example.com [PASSWORD=…]' >&2; exit 2; }
+	@exec $(DEVKIT) exec gateway user password "$$EMAIL" $${PASSWORD:+--password "$$PASSWORD"}
+
+keys: setup ## The keys of access tokens in JWT_KEYS_FILE: ARGS="add --alg EdDSA", ARGS="sign KID", ARGS="retire KID"
+	@exec $(PYTHON) -m boostedcalls.gateway keys $(or $(ARGS),list)
 
 sync-stale: setup ## Ask the provider about every call without news, now
 	@exec $(DEVKIT) exec calls sync-stale

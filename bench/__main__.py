@@ -23,7 +23,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from bench import backlog, footprint, ingest, latency, placing, reads, results, scaling, tables, wrk
+from bench import backlog, footprint, ingest, latency, login, placing, reads, results, scaling, tables, wrk
 from bench.contenders import CONTENDERS
 from bench.setup import Figures, Setup
 from boostedcalls.devkit.errors import DevkitError
@@ -38,6 +38,7 @@ PARTS: dict[str, Callable[[Setup], Awaitable[Figures]]] = {
     "startup": footprint.startup,
     "memory": footprint.memory,
     "scaling": scaling.part,
+    "login": login.part,
 }
 RUN = CHECKOUT / ".run" / "bench"
 PAGE = CHECKOUT / "docs" / "benchmarks.md"

@@ -23,6 +23,7 @@ WRITES: dict[str, Json] = {
     "refresh_token": {"refresh": "x"},
     "signup": {"email": "nobody@example.com", "password": "12345678"},
     "logout": {"refresh": "x"},
+    "change_own_password": {"current_password": "12345678", "new_password": "12345678"},
     "create_call": {"contact_id": "{contact_id}"},
     "create_contact": {"name": "Jane", "phone": "+12025550100"},
     "replace_contact": {"name": "Jane", "phone": "+12025550100"},

@@ -186,6 +186,34 @@ async def test_a_password_with_dollar_signs_reaches_the_user_as_it_was_typed(tmp
             assert (await client.post("/api/token/", json=login)).status_code == 200
 
 
+async def make(env, *arguments):
+    """Run make; its exit code and what it printed."""
+    found = await asyncio.create_subprocess_exec(
+        "make", *arguments, env=env, cwd=CHECKOUT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await found.communicate()
+    return found.returncode, output.decode()
+
+
+async def test_password_and_keys_are_changed_with_make_while_it_runs(tmp_path):
+    home, path = tmp_path / "home", tmp_path / "keys.json"
+    env = environment(home, free_port())
+    assert (await make(env, "keys"))[0] != 0
+    keys = {"JWT_KEYS_FILE": str(path)}
+    code, output = await make({**env, **keys}, "keys", "ARGS=add --alg EdDSA")
+    assert code == 0, output
+    async with running(home, **keys) as run:
+        code, output = await make(run.env, "password", "EMAIL=demo@example.com", "PASSWORD=pa$$word-1 $x 'y\"")
+        assert (code, "sessions ended" in output) == (0, True), output
+        async with httpx2.AsyncClient(base_url=run.url) as client:
+            login = {"username": "demo@example.com", "password": "pa$$word-1 $x 'y\""}
+            tokens = (await client.post("/api/token/", json=login)).json()
+            headers = {"Authorization": f"Bearer {tokens['access']}"}
+            assert (await client.get("/api/contacts/", headers=headers)).status_code == 200
+        code, output = await make(run.env, "keys", "ARGS=add")
+        assert (code, len(json.loads(path.read_text())["keys"])) == (0, 2), output
+
+
 async def test_commands_without_a_running_system_and_without_a_database_say_so(tmp_path):
     code, output = await devkit("exec", "contacts", "migrate", env=environment(tmp_path / "home", free_port()))
     assert (code, output.count("\n")) == (1, 1)

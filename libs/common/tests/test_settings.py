@@ -4,7 +4,9 @@ import pytest
 from pydantic import AfterValidator, Field, SecretStr
 
 from boostedcalls.common.db import DatabaseSettings
-from boostedcalls.common.settings import Names, Seconds, Settings, load, strong_secret
+from boostedcalls.common.settings import Names, Seconds, Settings, demo_secrets, load, strong_secret
+
+GOOD = "0123456789abcdef" * 2
 
 
 class Sample(Settings):
@@ -42,6 +44,23 @@ def test_weak_secret_is_refused_without_being_shown(capsys, monkeypatch):
     assert "hunter2" not in text
 
 
+@pytest.mark.parametrize("secret", ["a" * 32, "ab" * 500, "1234567" * 9, " " * 40, "ü" * 32])
+def test_secret_that_is_long_but_nearly_all_the_same_is_refused(capsys, monkeypatch, secret):
+    monkeypatch.setenv("SAMPLE_SECRET", secret)
+    text = said(capsys)
+    assert "SAMPLE_SECRET: is too easy to guess; make one with: openssl rand -hex 32" in text
+    assert secret not in text
+
+
+def test_secrets_of_the_compose_file_are_named(monkeypatch):
+    monkeypatch.setenv("SAMPLE_SECRET", "demo-only-sample-secret-of-32-bytes")
+    assert demo_secrets(load(Sample)) == ["SAMPLE_SECRET"]
+    monkeypatch.setenv("SAMPLE_SECRET", GOOD)
+    assert demo_secrets(load(Sample)) == []
+    monkeypatch.setenv("DATABASE_URL", "postgresql://postgres:demo-only-database-password@postgres/postgres")
+    assert demo_secrets(load(DatabaseSettings)) == ["DATABASE_URL"]
+
+
 def test_every_fault_is_in_the_one_line(capsys, monkeypatch):
     monkeypatch.setenv("SAMPLE_PORT", "0")
     monkeypatch.setenv("SAMPLE_STEPS", "soon")
@@ -50,20 +69,20 @@ def test_every_fault_is_in_the_one_line(capsys, monkeypatch):
 
 
 def test_environment_goes_before_the_file_and_both_before_the_default(monkeypatch, empty_folder):
-    (empty_folder / ".env").write_text(f"SAMPLE_SECRET={'f' * 32}\nSAMPLE_PORT=7\nUNKNOWN=1\n")
+    (empty_folder / ".env").write_text(f"SAMPLE_SECRET={GOOD}\nSAMPLE_PORT=7\nUNKNOWN=1\n")
     monkeypatch.setenv("SAMPLE_PORT", "8")
     found = load(Sample)
-    assert (found.sample_secret.get_secret_value(), found.sample_port) == ("f" * 32, 8)
+    assert (found.sample_secret.get_secret_value(), found.sample_port) == (GOOD, 8)
 
 
 def test_empty_variable_counts_as_left_out(monkeypatch):
-    monkeypatch.setenv("SAMPLE_SECRET", "s" * 32)
+    monkeypatch.setenv("SAMPLE_SECRET", GOOD)
     monkeypatch.setenv("SAMPLE_PORT", "")
     assert load(Sample).sample_port == 1
 
 
 def test_lists_are_written_with_commas(monkeypatch):
-    monkeypatch.setenv("SAMPLE_SECRET", "s" * 32)
+    monkeypatch.setenv("SAMPLE_SECRET", GOOD)
     monkeypatch.setenv("SAMPLE_STEPS", "1, 2.5,,3")
     monkeypatch.setenv("SAMPLE_HOSTS", ".vapi.ai, localhost")
     found = load(Sample)
@@ -71,8 +90,8 @@ def test_lists_are_written_with_commas(monkeypatch):
 
 
 def test_secret_is_not_shown_by_printing_the_settings(monkeypatch):
-    monkeypatch.setenv("SAMPLE_SECRET", "s" * 32)
-    assert "sss" not in repr(load(Sample))
+    monkeypatch.setenv("SAMPLE_SECRET", GOOD)
+    assert GOOD not in repr(load(Sample))
 
 
 def test_database_is_taken_from_its_url_or_from_its_parts(monkeypatch):

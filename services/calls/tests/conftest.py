@@ -43,7 +43,7 @@ from boostedcalls.devkit.pytest_plugin import Dsn
 from .commands import Commands
 from .provider import Provider, provider_server
 
-SECRET = "s" * 32
+SECRET = "a-signing-secret-of-32-bytes-or-more"
 NO_TRACE = caller().traceparent
 CLOSED_PORT = "http://127.0.0.1:9"
 

@@ -40,7 +40,8 @@ class Gateway:
 
     def bearer(self) -> dict[str, str]:
         """Headers of a user who is logged in."""
-        return {"Authorization": f"Bearer {issue_access(self.jwt_secret, self.user_id, timedelta(minutes=1))}"}
+        access = issue_access(self.deps.keys.ring, self.user_id, uuid4(), timedelta(minutes=1))
+        return {"Authorization": f"Bearer {access}"}
 
     @staticmethod
     def is_problem(answer: httpx2.Response, status: int, code: str) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 _SECRETS_DIR = Path("/run/secrets")
 MIN_SECRET_BYTES = 32
+_MIN_DISTINCT = 8
+DEMO = "demo-only-"
+"""How the secrets begin that docker-compose.yml brings along, for trying it out: everybody knows them."""
 
 
 class Settings(BaseSettings):
@@ -48,11 +51,26 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """A list of words, written `a,b`."""
 
 
+def weakness(secret: bytes) -> str | None:
+    """What is wrong with a secret, with the command that makes a good one; None when nothing is."""
+    if len(secret) < MIN_SECRET_BYTES:
+        return f"needs at least {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32"
+    if len(set(secret)) < _MIN_DISTINCT:
+        return "is too easy to guess; make one with: openssl rand -hex 32"
+    return None
+
+
 def strong_secret(value: SecretStr) -> SecretStr:
-    """Refuse a secret shorter than 32 bytes. Raises ValueError with the command that makes a good one."""
-    if len(value.get_secret_value().encode()) < MIN_SECRET_BYTES:
-        raise ValueError(f"needs at least {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32")
+    """Refuse a secret that is shorter than 32 bytes or nearly all the same. Raises ValueError."""
+    if fault := weakness(value.get_secret_value().encode()):
+        raise ValueError(fault)
     return value
+
+
+def demo_secrets(settings: Settings) -> list[str]:
+    """The variables whose value is, or holds, a secret of docker-compose.yml."""
+    found = [name for name, value in settings if isinstance(value, SecretStr) and DEMO in value.get_secret_value()]
+    return [name.upper() for name in found]
 
 
 def load[T: Settings](cls: type[T]) -> T:

@@ -1,4 +1,4 @@
-"""Runs the gateway; `migrate`, `user add` and `openapi` are its commands."""
+"""Runs the gateway; `migrate`, `user`, `keys` and `openapi` are its commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _serve() -> None:
     from boostedcalls.common.http_server import bind
     from boostedcalls.common.logs import get_logger
     from boostedcalls.common.runtime import Runtime, run
-    from boostedcalls.common.settings import load
+    from boostedcalls.common.settings import demo_secrets, load
     from boostedcalls.gateway.app import start
     from boostedcalls.gateway.settings import SHORT_SECRET, GatewaySettings
 
@@ -28,6 +28,8 @@ def _serve() -> None:
     async def main(stack: AsyncExitStack, runtime: Runtime) -> None:
         if len(settings.vapi_webhook_secret.get_secret_value()) < SHORT_SECRET:
             get_logger(__name__).warning("short_secret", setting="VAPI_WEBHOOK_SECRET", advised=SHORT_SECRET)
+        for name in demo_secrets(settings):
+            get_logger(__name__).warning("demo_secret", setting=name, text="for trying it out only: everybody knows it")
         await start(settings, sock, stack, runtime)
 
     run(main, "gateway")
@@ -46,6 +48,17 @@ def _arguments() -> argparse.Namespace:
     password.add_argument("email", metavar="EMAIL")
     password.add_argument("--password", help="asked for, without echo, when it is not given")
     password.add_argument("--if-exists", action="store_true", help="no fault when there is no such user")
+    users = user.add_parser("import", help="add users with the hashes of their passwords, from a Django database say")
+    users.add_argument("path", metavar="FILE", type=Path, help="CSV, lines of email,hash; - for the standard input")
+    keys = commands.add_parser("keys", help="the keys of access tokens, in JWT_KEYS_FILE")
+    keys = keys.add_subparsers(dest="action", required=True)
+    keys.add_parser("list", help="show them, without their secrets")
+    new = keys.add_parser("add", help="publish a new one")
+    new.add_argument("--alg", choices=["HS256", "EdDSA"], default="HS256")
+    for action, text in (("sign", "let this one sign"), ("retire", "remove one that does not sign any more")):
+        of = keys.add_parser(action, help=text)
+        of.add_argument("kid", metavar="KID")
+        of.add_argument("--now", action="store_true", help="do not wait for those who hold tokens")
     openapi = commands.add_parser("openapi", help="write docs/openapi.json")
     openapi.add_argument("--check", action="store_true", help="only say whether it is up to date")
     openapi.add_argument("--path", type=Path, default=Path("docs/openapi.json"))
@@ -57,12 +70,19 @@ def main() -> None:
     if arguments.command == "migrate":
         run_command("auth", "boostedcalls.gateway")
     elif arguments.command == "user":
-        from boostedcalls.gateway.commands import add_user, set_password
+        from boostedcalls.gateway.commands import add_user, import_users, set_password
 
         if arguments.action == "add":
             add_user(arguments.email, arguments.password, arguments.if_missing)
+        elif arguments.action == "import":
+            import_users(arguments.path)
         else:
             set_password(arguments.email, arguments.password, arguments.if_exists)
+    elif arguments.command == "keys":
+        from boostedcalls.gateway.commands import edit_keys
+
+        given = vars(arguments)
+        edit_keys(given["action"], given.get("kid", ""), given.get("alg", ""), given.get("now", False))
     elif arguments.command == "openapi":
         from boostedcalls.gateway.commands import write_document
 

@@ -22,9 +22,11 @@ from boostedcalls.gateway.deps import Deps
 from boostedcalls.gateway.drain import Breaker, start_drainer
 from boostedcalls.gateway.edge import Edge
 from boostedcalls.gateway.flights import Flights
+from boostedcalls.gateway.keyring import Keyring
 from boostedcalls.gateway.openapi import document
 from boostedcalls.gateway.passwords import Passwords
 from boostedcalls.gateway.problems import HANDLERS
+from boostedcalls.gateway.revocations import Revocations
 from boostedcalls.gateway.routes import auth, calls, contacts, operations, scripts
 from boostedcalls.gateway.routing import both_slashes
 from boostedcalls.gateway.settings import GatewaySettings
@@ -35,7 +37,7 @@ _WEBHOOK = (webhook.PATH, webhook.PATH.removesuffix("/"))
 
 
 def _rest() -> list[Route]:
-    routers = (auth.router, calls.router, contacts.router, scripts.router, operations.router)
+    routers = (auth.router, auth.user_routes, calls.router, contacts.router, scripts.router, operations.router)
     return [route for router in routers for route in router.routes if isinstance(route, Route)]
 
 
@@ -81,6 +83,14 @@ async def start(settings: GatewaySettings, sock: socket.socket, stack: AsyncExit
     if settings.spool_dir is not None:
         spool = open_spool(stack, settings.spool_dir, settings.spool_max_bytes)
         start_drainer(stack, runtime, spool, breaker)
-    deps = Deps(settings, bus, pool, Passwords(), breaker, spool, Flights())
+    secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else None
+    keys = Keyring(secret, settings.jwt_keys_file)
+    revocations = Revocations()
+    await revocations.first(pool)
+    watching = [runtime.spawn(revocations.follow(pool), "revocations")]
+    if settings.jwt_keys_file is not None:
+        watching.append(runtime.spawn(keys.follow(), "keys"))
+    stack.push_async_callback(runtime.cancel, *watching)
+    deps = Deps(settings, bus, pool, Passwords(), breaker, spool, Flights(), keys, revocations)
     await serve_http(stack, runtime, build_app(deps), sock)
     return deps

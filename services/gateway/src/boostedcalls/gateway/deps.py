@@ -11,7 +11,9 @@ from boostedcalls.common.context import Caller
 from boostedcalls.common.db import Pool
 from boostedcalls.gateway.drain import Breaker
 from boostedcalls.gateway.flights import Flights
+from boostedcalls.gateway.keyring import Keyring
 from boostedcalls.gateway.passwords import Passwords
+from boostedcalls.gateway.revocations import Revocations
 from boostedcalls.gateway.settings import GatewaySettings
 from boostedcalls.gateway.spool import Spool
 
@@ -27,6 +29,8 @@ class Deps:
     breaker: Breaker
     spool: Spool | None
     flights: Flights
+    keys: Keyring
+    revocations: Revocations
 
 
 def deps_of(request: Request) -> Deps:

@@ -138,6 +138,7 @@ REQUESTS: dict[str, Any] = {
     "refresh_token": {"refresh": _TOKENS["refresh"]},
     "signup": {"email": "user@example.com", "password": "your-password"},
     "logout": {"refresh": _TOKENS["refresh"]},
+    "change_own_password": {"current_password": "your-password", "new_password": "your-next-password"},
     "create_call": {
         "contact_id": _CONTACT_ID,
         "assistant_id": "vapi-assistant-id",

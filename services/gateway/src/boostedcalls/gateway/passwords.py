@@ -2,7 +2,7 @@
 memory nor keeps everybody else waiting.
 
 The parameters are one of the equally strong sets that OWASP's cheat sheet gives, the one with 9 MiB: a hash takes some
-20 ms.
+20 ms. Hashes that were made elsewhere are verified too (legacy.py) and replaced at the next login.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import secrets
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+
+from boostedcalls.gateway import legacy
 
 MIN_BYTES = 8
 MAX_BYTES = 1024
@@ -37,10 +39,12 @@ class Passwords:
         return right and password_hash is not None
 
     def outdated(self, password_hash: str) -> bool:
-        """Whether the hash was made with other parameters than today's."""
-        return self._hasher.check_needs_rehash(password_hash)
+        """Whether the hash was made in another way, or with other parameters, than today's."""
+        return legacy.is_pbkdf2(password_hash) or self._hasher.check_needs_rehash(password_hash)
 
     def _matches(self, password: str, password_hash: str) -> bool:
+        if legacy.is_pbkdf2(password_hash):
+            return legacy.matches(password, password_hash)
         try:
             return self._hasher.verify(password_hash, password)
         except (VerificationError, InvalidHashError):

@@ -5,21 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from boostedcalls.common.bus import NatsSettings
 from boostedcalls.common.db import DatabaseSettings
-from boostedcalls.common.settings import strong_secret
+from boostedcalls.common.settings import Settings, strong_secret
+from boostedcalls.gateway.claims import MAX_SECONDS
+from boostedcalls.gateway.keyring import ring_of
 
 SHORT_SECRET = 16
 
 
-class GatewaySettings(DatabaseSettings, NatsSettings):
+class KeyFileSettings(Settings):
+    """What the command `keys` works with: the file may have to be made first."""
+
+    jwt_keys_file: Path | None = None
+    access_token_minutes: int = Field(15, ge=1, le=MAX_SECONDS // 60)
+
+
+class GatewaySettings(DatabaseSettings, NatsSettings, KeyFileSettings):
     nats_gateway_password: SecretStr | None = None
     host: str = "0.0.0.0"
     port: int = Field(8000, ge=0, le=65535)
-    jwt_secret: Annotated[SecretStr, AfterValidator(strong_secret)]
-    access_token_minutes: int = Field(15, ge=1, le=60)
+    jwt_secret: Annotated[SecretStr, AfterValidator(strong_secret)] | None = Field(None, validate_default=True)
     refresh_token_days: int = Field(30, ge=1, le=365)
     signup_enabled: bool = False
     vapi_webhook_secret: SecretStr
@@ -27,3 +36,18 @@ class GatewaySettings(DatabaseSettings, NatsSettings):
     vapi_webhook_hmac_secret: SecretStr | None = None
     spool_dir: Path | None = None
     spool_max_bytes: int = Field(1024**3, ge=1024**2)
+
+    @field_validator("jwt_keys_file")
+    @classmethod
+    def _usable(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            ring_of(path)
+        return path
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _there_unless_a_file_is(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        # A file that is named but broken is missing in `data`, and has been found fault with already.
+        if secret is None and info.data.get("jwt_keys_file", ...) is None:
+            raise PydanticCustomError("missing", "is missing")
+        return secret

@@ -13,14 +13,17 @@ from starlette.responses import Response
 from boostedcalls.common.errors import problem
 from boostedcalls.common.messages.base import Answer, Email, Model, no_nul
 from boostedcalls.gateway.auth import issue_access
-from boostedcalls.gateway.deps import Deps, deps_of
+from boostedcalls.gateway.deps import Deps, caller_of, deps_of
 from boostedcalls.gateway.forward import json_response
+from boostedcalls.gateway.login import check_password
 from boostedcalls.gateway.passwords import MAX_BYTES, MIN_BYTES
 from boostedcalls.gateway.problems import BODY, errors
-from boostedcalls.gateway.routing import open_router
-from boostedcalls.gateway.users import close_session, find_user, insert_user, open_session, replace_hash, rotate
+from boostedcalls.gateway.routing import open_router, user_router
+from boostedcalls.gateway.sessions import Reused, Session, close_session, open_session, rotate
+from boostedcalls.gateway.users import change_password, find_user, get_user, insert_user, replace_hash
 
 router = open_router("Authentication")
+user_routes = user_router("Authentication")
 
 _NO_STORE = {"Cache-Control": "no-store"}
 _FAULTS = (*BODY, "unavailable", "internal_error")
@@ -63,6 +66,11 @@ class Signup(Model):
     password: NewPassword = Field(description="8 to 1024 bytes", examples=["your-password"])
 
 
+class PasswordChange(Model):
+    current_password: Password = Field(examples=["your-password"])
+    new_password: NewPassword = Field(description="8 to 1024 bytes", examples=["your-next-password"])
+
+
 class Account(Answer):
     id: UUID
     email: str
@@ -72,10 +80,10 @@ def _lifetime(deps: Deps) -> timedelta:
     return timedelta(days=deps.settings.refresh_token_days)
 
 
-def _tokens(deps: Deps, user_id: UUID, refresh: str) -> Response:
-    secret = deps.settings.jwt_secret.get_secret_value()
-    access = issue_access(secret, user_id, timedelta(minutes=deps.settings.access_token_minutes))
-    body = Tokens(access=access, refresh=refresh).model_dump_json().encode()
+def _tokens(deps: Deps, session: Session) -> Response:
+    lifetime = timedelta(minutes=deps.settings.access_token_minutes)
+    access = issue_access(deps.keys.ring, session.user_id, session.id, lifetime)
+    body = Tokens(access=access, refresh=session.refresh).model_dump_json().encode()
     return json_response(body, headers=_NO_STORE)
 
 
@@ -88,13 +96,10 @@ def _tokens(deps: Deps, user_id: UUID, refresh: str) -> Response:
 async def create_token(request: Request, login: Login) -> Response:
     """The same answer, after the same time, for a wrong password and for an unknown user."""
     deps = deps_of(request)
-    user = await find_user(deps.pool, login.username)
-    right = await deps.passwords.verify(login.password, user.password_hash if user else None)
-    if user is None or not right:
-        raise problem("credentials_invalid")
+    user = await check_password(request, login.username, await find_user(deps.pool, login.username), login.password)
     if deps.passwords.outdated(user.password_hash):
         await replace_hash(deps.pool, user, await deps.passwords.hash(login.password))
-    return _tokens(deps, user.id, await open_session(deps.pool, user.id, _lifetime(deps)))
+    return _tokens(deps, await open_session(deps.pool, user, _lifetime(deps)))
 
 
 @router.post(
@@ -104,10 +109,15 @@ async def create_token(request: Request, login: Login) -> Response:
     responses=errors(*_FAULTS, "token_invalid"),
 )
 async def refresh_token(request: Request, body: Refresh) -> Response:
-    """Answers a new pair. A refresh token is good for one use; a second use ends the session for both parties."""
+    """Answers a new pair. A refresh token is good for one use. For ten seconds, and until the new one is used, a repeat
+    is answered the same refresh token; any other second use ends the session for both parties."""
     deps = deps_of(request)
-    user_id, successor = await rotate(deps.pool, body.refresh, _lifetime(deps))
-    return _tokens(deps, user_id, successor)
+    try:
+        session = await rotate(deps.pool, body.refresh, _lifetime(deps))
+    except Reused as reused:
+        deps.revocations.add([reused.session_id])
+        raise problem("token_invalid", "The refresh token is unknown, expired or used") from None
+    return _tokens(deps, session)
 
 
 @router.post(
@@ -126,6 +136,25 @@ async def signup(request: Request, body: Signup) -> Response:
 
 @router.post("/api/auth/logout", status_code=204, summary="Log out", responses=errors(*_FAULTS))
 async def logout(request: Request, body: Refresh) -> Response:
-    """Ends the session of the refresh token, if it has not ended already. Its access tokens run out within minutes."""
-    await close_session(deps_of(request).pool, body.refresh)
+    """Ends the session of the refresh token, if it has not ended already; its access tokens end within two seconds."""
+    deps = deps_of(request)
+    deps.revocations.add(await close_session(deps.pool, body.refresh))
+    return Response(status_code=204)
+
+
+@user_routes.post(
+    "/api/auth/password",
+    status_code=204,
+    summary="Change the password",
+    responses=errors(*_FAULTS, "token_invalid", "credentials_invalid"),
+)
+async def change_own_password(request: Request, body: PasswordChange) -> Response:
+    """Ends every session of the user, this one too: log in again with the new password."""
+    deps = deps_of(request)
+    found = await get_user(deps.pool, caller_of(request).user)
+    user = await check_password(request, found.email if found else "", found, body.current_password)
+    ended = await change_password(deps.pool, user, await deps.passwords.hash(body.new_password))
+    if ended is None:
+        raise problem("credentials_invalid")
+    deps.revocations.add(ended)
     return Response(status_code=204)

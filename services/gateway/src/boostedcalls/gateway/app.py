@@ -25,10 +25,12 @@ from boostedcalls.gateway.flights import Flights
 from boostedcalls.gateway.openapi import document
 from boostedcalls.gateway.passwords import Passwords
 from boostedcalls.gateway.problems import HANDLERS
+from boostedcalls.gateway.quota import Quota
 from boostedcalls.gateway.routes import auth, calls, contacts, operations, scripts
 from boostedcalls.gateway.routing import both_slashes
 from boostedcalls.gateway.settings import GatewaySettings
 from boostedcalls.gateway.spool import open_spool
+from boostedcalls.gateway.throttle import Throttle
 from boostedcalls.gateway.webhook import WebhookDoor
 
 _WEBHOOK = (webhook.PATH, webhook.PATH.removesuffix("/"))
@@ -81,6 +83,9 @@ async def start(settings: GatewaySettings, sock: socket.socket, stack: AsyncExit
     if settings.spool_dir is not None:
         spool = open_spool(stack, settings.spool_dir, settings.spool_max_bytes)
         start_drainer(stack, runtime, spool, breaker)
-    deps = Deps(settings, bus, pool, Passwords(), breaker, spool, Flights())
+    limit = settings.requests_per_user_per_minute
+    quota = Quota(pool, limit) if limit else None
+    throttle = Throttle(pool, settings)
+    deps = Deps(settings, bus, pool, Passwords(), breaker, spool, Flights(), throttle, quota)
     await serve_http(stack, runtime, build_app(deps), sock)
     return deps

@@ -12,10 +12,14 @@ from boostedcalls.common.db import Pool
 from boostedcalls.gateway.drain import Breaker
 from boostedcalls.gateway.flights import Flights
 from boostedcalls.gateway.passwords import Passwords
+from boostedcalls.gateway.quota import Quota
 from boostedcalls.gateway.settings import GatewaySettings
 from boostedcalls.gateway.spool import Spool
+from boostedcalls.gateway.throttle import Throttle
 
 CALLER = "boostedcalls.caller"
+# Headers that the answer to a request gets, whatever it is.
+HEADERS = "boostedcalls.headers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class Deps:
     breaker: Breaker
     spool: Spool | None
     flights: Flights
+    throttle: Throttle
+    quota: Quota | None
 
 
 def deps_of(request: Request) -> Deps:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from boostedcalls.common.errors import problem
 from boostedcalls.common.messages.base import Answer, Email, Model, no_nul
+from boostedcalls.gateway.address import client_address
 from boostedcalls.gateway.auth import issue_access
 from boostedcalls.gateway.deps import Deps, deps_of
 from boostedcalls.gateway.forward import json_response
@@ -83,15 +84,17 @@ def _tokens(deps: Deps, user_id: UUID, refresh: str) -> Response:
     "/api/token/",
     summary="Log in",
     response_model=Tokens,
-    responses=errors(*_FAULTS, "credentials_invalid"),
+    responses=errors(*_FAULTS, "credentials_invalid", "too_many_tries"),
 )
 async def create_token(request: Request, login: Login) -> Response:
-    """The same answer, after the same time, for a wrong password and for an unknown user."""
+    """The same answer, after the same time, for a wrong password and for an unknown user. After some wrong passwords
+    each further try has to wait, up to a quarter of an hour: 429, with `Retry-After`."""
     deps = deps_of(request)
-    user = await find_user(deps.pool, login.username)
-    right = await deps.passwords.verify(login.password, user.password_hash if user else None)
-    if user is None or not right:
-        raise problem("credentials_invalid")
+    async with deps.throttle.login(login.username, client_address(request)):
+        user = await find_user(deps.pool, login.username)
+        right = await deps.passwords.verify(login.password, user.password_hash if user else None)
+        if user is None or not right:
+            raise problem("credentials_invalid")
     if deps.passwords.outdated(user.password_hash):
         await replace_hash(deps.pool, user, await deps.passwords.hash(login.password))
     return _tokens(deps, user.id, await open_session(deps.pool, user.id, _lifetime(deps)))
@@ -115,11 +118,12 @@ async def refresh_token(request: Request, body: Refresh) -> Response:
     status_code=201,
     summary="Sign up",
     response_model=Account,
-    responses=errors(*_FAULTS, "not_found", "email_taken"),
+    responses=errors(*_FAULTS, "not_found", "email_taken", "too_many_tries"),
 )
 async def signup(request: Request, body: Signup) -> Response:
     """Only where the operator allows it (`SIGNUP_ENABLED`); elsewhere there is nothing at this address."""
     deps = deps_of(request)
+    await deps.throttle.signup(client_address(request))
     user = await insert_user(deps.pool, body.email, await deps.passwords.hash(body.password))
     return json_response(Account(id=user.id, email=user.email).model_dump_json().encode(), 201)
 

@@ -235,12 +235,15 @@ async def test_wrong_tries_are_forgotten_after_two_hours(door):
     assert await wrong(door, email, address, PAIR + 1) == [401] * PAIR + [429]
 
 
-async def test_logging_in_rightly_is_not_counted(door):
-    address = new_address()
-    for _ in range(ADDRESS + 5):
-        user = await door.add_user()
-        assert (await log_in(door, user.email, address, door.password)).status_code == 200
-    assert await wrong(door, nobody(), address, 2) == [401, 401]
+async def test_logging_in_rightly_is_not_counted_and_leaves_nothing_behind(running, database, nats_server):
+    async with running(await database("gateway"), nats_server.url, trusted_proxies="127.0.0.1") as gateway:
+        address = new_address()
+        for _ in range(ADDRESS + 5):
+            user = await gateway.add_user()
+            assert (await log_in(gateway, user.email, address, gateway.password)).status_code == 200
+        left = "SELECT count(*) FROM auth.tries WHERE kind <> $1 AND (count > 0 OR forget_at > now() + interval '61 s')"
+        assert await gateway.deps.pool.fetchval(left, Kind.KNOWN) == 0
+        assert await wrong(gateway, nobody(), address, 2) == [401, 401]
 
 
 async def test_a_right_login_in_between_gives_no_more_tries_at_other_accounts(door, attacks):

@@ -244,3 +244,9 @@ async def test_users_who_are_gone_are_forgotten(doors):
     quota._sweep_at = 0.0
     await quota.ask(uuid4())
     assert len(quota._shares) == 1
+
+
+async def test_a_database_that_was_not_migrated_stops_nobody(running, database, nats_server):
+    async with running(await database(), nats_server.url, requests_per_user_per_minute=LIMIT) as alone:
+        answers = await ask(alone, LIMIT + 1)
+        assert Counter(answer.json()["code"] for answer in answers) == Counter(unavailable=LIMIT, rate_limited=1)

@@ -14,7 +14,6 @@ from uuid import UUID
 
 from boostedcalls.common.db import Pool
 from boostedcalls.common.db import connection as reading
-from boostedcalls.common.errors import Unavailable
 from boostedcalls.common.logs import get_logger
 
 log = get_logger(__name__)
@@ -44,14 +43,13 @@ _LEASE = f"""
 class _Share:
     """What a gateway may still hand out to a user until the end of the minute, and what is left in the database."""
 
-    __slots__ = ("fetching", "left", "local", "rest", "spent", "until")
+    __slots__ = ("fetching", "left", "rest", "spent", "until")
 
     def __init__(self) -> None:
         self.until = 0.0
         self.left = 0
         self.rest = 0
         self.spent = 0
-        self.local = False
         self.fetching: asyncio.Task[None] | None = None
 
 
@@ -111,9 +109,9 @@ class Quota:
             if share.until <= asked:
                 share.spent = 0
             share.left, share.rest, share.until = row["lease"], row["rest"], asked + row["seconds"]
-        except (Unavailable, TimeoutError) as error:
+        except Exception as error:
             self._away_until = monotonic() + _PAUSE
-            log.warning("requests_counted_alone", reason=str(error) or "timeout")
+            log.warning("requests_counted_alone", reason=str(error) or type(error).__name__)
             self._alone(share, asked)
         finally:
             share.fetching = None

@@ -26,8 +26,8 @@ from boostedcalls.gateway.settings import GatewaySettings
 from boostedcalls.gateway.users import canonical
 
 _QUARTER, _MINUTE, _HOUR, _DAY = 900.0, 60.0, 3600.0, 86400.0
-# How long a wrong try is remembered when no other follows. With at most LOGIN_TRIES_PER_MINUTE wrong tries of strangers
-# that make three rows each, the table has at most 3 * 1000 * 120 of them.
+# How long a wrong try is remembered when no other follows. With at most LOGIN_TRIES_PER_MINUTE of strangers that make
+# three rows each, they have at most 3 * 1000 * 120 of them.
 MEMORY = 2 * _HOUR
 KNOWN_FOR = 90 * _DAY
 _KEY_BYTES = 16
@@ -100,13 +100,14 @@ _COUNT = """
     )
     SELECT complete, extract(epoch FROM blocked_until - at)::float8 AS wait FROM verdict
 """
-# A try that was let in had no delay before it, so none is left when it is taken back.
+# A try that was let in had no delay before it, so none is left when it is taken back. What counts nothing is soon gone.
 _RIGHT = """
     WITH held AS (
-        SELECT key, kind FROM auth.tries WHERE key = ANY($1::bytea[]) ORDER BY kind FOR UPDATE
+        SELECT key, CASE WHEN kind = $2::smallint THEN 0 ELSE greatest(count - 1, 0) END AS rest FROM auth.tries
+        WHERE key = ANY($1::bytea[]) ORDER BY kind FOR UPDATE
     ), back AS (
-        UPDATE auth.tries SET blocked_until = 'epoch',
-            count = CASE WHEN tries.kind = $2::smallint THEN 0 ELSE greatest(tries.count - 1, 0) END
+        UPDATE auth.tries SET count = held.rest, blocked_until = 'epoch', forget_at = CASE
+            WHEN held.rest = 0 THEN clock_timestamp() + interval '1 minute' ELSE forget_at END
         FROM held WHERE tries.key = held.key
     )
     INSERT INTO auth.tries (key, kind, forget_at)

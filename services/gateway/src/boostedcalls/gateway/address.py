@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from starlette.requests import Request
@@ -26,8 +27,10 @@ _IPV6_PREFIX = 64
 _NOBODY = "none"
 
 
-class _Told:
-    once = False
+@cache
+def _say_it_is_ignored() -> None:
+    """Once in a process."""
+    log.warning("forwarded_for_ignored", text="behind a proxy, name it in TRUSTED_PROXIES: all are one address now")
 
 
 def _parsed(text: str) -> Address | None:
@@ -70,7 +73,6 @@ def client_address(request: Request) -> str:
     """The address of the request's client, as it is counted."""
     trusted = deps_of(request).settings.trusted_proxies
     forwarded = request.headers.getlist("x-forwarded-for")
-    if forwarded and not trusted and not _Told.once:
-        _Told.once = True
-        log.warning("forwarded_for_ignored", text="behind a proxy, name it in TRUSTED_PROXIES: all are one address now")
+    if forwarded and not trusted:
+        _say_it_is_ignored()
     return client_of(request.client.host if request.client else None, forwarded, trusted)

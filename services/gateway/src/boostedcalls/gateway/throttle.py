@@ -62,13 +62,13 @@ _LOOK = """
     SELECT kind, extract(epoch FROM blocked_until - clock_timestamp())::float8 AS wait FROM auth.tries
     WHERE key = ANY($1::bytea[]) AND forget_at > clock_timestamp()
 """
-# Who makes at most four rows removes up to twenty old ones.
+# Who makes at most four rows removes up to twenty old ones. By itself: it must not hold them while it waits for others.
+_CLEAN = """
+    DELETE FROM auth.tries WHERE key IN (
+        SELECT key FROM auth.tries WHERE forget_at <= clock_timestamp()
+        ORDER BY forget_at LIMIT 20 FOR UPDATE SKIP LOCKED)
+"""
 _MAKE = """
-    WITH gone AS (
-        DELETE FROM auth.tries WHERE key IN (
-            SELECT key FROM auth.tries WHERE forget_at <= clock_timestamp()
-            ORDER BY forget_at LIMIT 20 FOR UPDATE SKIP LOCKED)
-    )
     INSERT INTO auth.tries (key, kind, forget_at)
     SELECT key, kind, clock_timestamp() + make_interval(secs => memory)
     FROM unnest($1::bytea[], $2::smallint[], $3::float8[]) AS made(key, kind, memory) ORDER BY kind
@@ -181,6 +181,7 @@ class Throttle:
         missing = any(each.kind not in waits for each in counted)
         for _ in range(_ROUNDS):
             if missing:
+                await connection.execute(_CLEAN)
                 await connection.execute(_MAKE, keys, [each.kind for each in counted], memories)
             row = await connection.fetchrow(
                 _COUNT, keys, [each.free for each in counted], [each.cap for each in counted], memories

@@ -13,6 +13,7 @@ import asyncpg
 
 from bench import ours
 from bench.data import DataSet
+from bench.rig import UNLIMITED
 from boostedcalls.devkit.procs import descendants
 from boostedcalls.devkit.servers import NATS_CONFIG
 from boostedcalls.devkit.stack import Stack
@@ -76,7 +77,7 @@ async def start_ours(
 ) -> AsyncGenerator[Contender]:
     """BoostedCalls with everything it needs. `data` is loaded the first time that the folder is used with it."""
     parts = (*PARTS, "simulator") if simulator else PARTS
-    settings = {"ACCESS_TOKEN_MINUTES": "60", **(env or {})}
+    settings = {"ACCESS_TOKEN_MINUTES": "60", **UNLIMITED, **(env or {})}
     if nats_sync == "default":
         # As .env.example says.
         settings["NATS_ATOMIC_BATCHES"] = "false"

@@ -31,7 +31,7 @@ from typing import Any
 
 import asyncpg
 import httpx2
-from rig import Proxy, User, figures, proxy, user_of
+from rig import UNLIMITED, Proxy, User, figures, proxy, user_of
 
 from boostedcalls.devkit.stack import Stack
 
@@ -39,6 +39,7 @@ SCENARIOS = ["00", "01", "02", "03", "04", "05", "10", "11", "12", "13", "20", "
 STATUS = {"01": "busy", "02": "no-answer", "03": "voicemail", "04": "failed", "05": "cancelled"}
 COMMON = {
     "SIGNUP_ENABLED": "true",
+    **UNLIMITED,
     "MAX_ACTIVE_CALLS_PER_USER": "10000",
     "VAPI_WEBHOOK_URL": "http://127.0.0.1:9/api/calls/webhook/",
 }

@@ -28,7 +28,7 @@ import asyncpg
 import httpx2
 import nats  # noqa: TID251 - it looks at the streams from outside
 import orjson
-from rig import figures, user_of
+from rig import UNLIMITED, figures, user_of
 
 from boostedcalls.devkit.procs import frozen
 from boostedcalls.devkit.stack import Stack
@@ -36,7 +36,7 @@ from boostedcalls.devkit.stack import Stack
 SERVICES = ("gateway", "calls", "contacts", "webhooks")
 CALLS = 200
 WELL_SECONDS = 10.0
-SETTINGS = {"SIGNUP_ENABLED": "true", "MAX_ACTIVE_CALLS_PER_USER": "10000"}
+SETTINGS = {"SIGNUP_ENABLED": "true", "MAX_ACTIVE_CALLS_PER_USER": "10000", **UNLIMITED}
 ROUTINE = {"request", "call_placed", "call_ended", "ready", "dialled"}
 
 

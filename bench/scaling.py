@@ -27,6 +27,7 @@ from bench.bodies import BLOCK, EVENTS, order, templates
 from bench.contender import Contender, with_children
 from bench.footprint import SERVICES
 from bench.ingest import CONNECTIONS, MOST_EVENTS
+from bench.rig import UNLIMITED
 from bench.scaling_books import CONSUMER, PATIENCE, STREAM, check
 from bench.scaling_table import table, write
 from bench.setup import BASE, Figures, Setup, log_in
@@ -81,7 +82,7 @@ async def _started(setup: Setup, size: int) -> AsyncGenerator[_System]:
     async with nats_cluster(folder / "nats", _NODES) as cluster:
         # Nothing is placed; and should anything be, it must not leave this machine.
         env = {"VAPI_BASE_URL": "http://127.0.0.1:9", "VAPI_API_KEY": "none", "ACCESS_TOKEN_MINUTES": "60"}
-        env |= cluster.env
+        env |= {**UNLIMITED, **cluster.env}
         parts, counts = ("postgres", *SERVICES), {name: size for name in SERVICES}
         async with Stack(folder, parts=parts, replicas=counts, env=env) as stack:
 

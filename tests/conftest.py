@@ -27,6 +27,8 @@ FAST = {
     "DISPATCH_READ_TIMEOUT": "3",
     "SYNC_ON_READ": "0.2",
     "SIGNUP_ENABLED": "true",
+    "SIGNUPS_PER_ADDRESS_PER_HOUR": "0",
+    "REQUESTS_PER_USER_PER_MINUTE": "100000",
     "MAX_ACTIVE_CALLS_PER_USER": "50",
 }
 PASSWORD = "correct-horse-battery"

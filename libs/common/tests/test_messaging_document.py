@@ -123,7 +123,7 @@ def test_every_stream_and_code_of_the_document_is_in_the_code():
     members = {member for kind in events.ALL for member in kind.data.model_fields}
     problem = problem_of_code("not_found").to_dict("id") | {"error_id": ""}
     columns = {row[0].strip("`") for row in table("column", "type")}
-    others = {"next_cursor", "max_payload", "idempotency_key"}
+    others = {"next_cursor", "max_payload", "idempotency_key", "allow_repeat"}
     named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", TEXT))
     assert named - members - set(problem) - columns - others <= set(CODES)
 

@@ -40,6 +40,7 @@ from boostedcalls.common.outbox import Relay
 from boostedcalls.common.runtime import Runtime, RuntimeSettings
 from boostedcalls.devkit.pytest_plugin import Dsn
 
+from .asker import MakeAsker, askers
 from .commands import Commands
 from .provider import Provider, provider_server
 
@@ -229,3 +230,10 @@ def user_id() -> UUID:
 async def provider() -> AsyncGenerator[Provider]:
     async with provider_server() as running:
         yield running
+
+
+@pytest_asyncio.fixture
+async def make_asker(make_world: Make, provider: Provider) -> AsyncGenerator[MakeAsker]:
+    """`asker = await make_asker(max_active_calls_per_user=1)`: two replicas, a contacts service, a provider."""
+    async with askers(make_world, provider) as make:
+        yield make

@@ -44,10 +44,13 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-Seconds = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_split)]
+Listed = NoDecode, BeforeValidator(_split)
+"""What makes of a tuple one that is written `a,b`."""
+
+Seconds = Annotated[tuple[float, ...], *Listed]
 """Growing steps in seconds, written `30,60,300`."""
 
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], *Listed]
 """A list of words, written `a,b`."""
 
 

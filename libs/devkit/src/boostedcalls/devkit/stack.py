@@ -243,6 +243,9 @@ class Stack:
                 "VAPI_API_KEY": "simulator",
                 "VAPI_ASSISTANT_ID": "demo-assistant",
                 "VAPI_PHONE_NUMBER_ID": "demo-phone-number",
+                # Nobody's telephone rings.
+                "CREATE_CALLS_PER_MINUTE": "0",
+                "NUMBER_COOLDOWN": "0",
                 "SIMULATOR_HOST": HOST,
                 "SIMULATOR_PORT": str(self._simulator_port),
                 "SIMULATOR_DATA": str(self.home / "simulator"),

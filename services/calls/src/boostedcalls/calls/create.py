@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
-from boostedcalls.calls import idempotency, queries, store
+from boostedcalls.calls import idempotency, limits, queries, store
 from boostedcalls.calls.dispatch import Deps
 from boostedcalls.calls.handlers import PEER, Service
 from boostedcalls.calls.idempotency import First, Key
@@ -30,7 +30,8 @@ async def create_call(service: Service, who: Caller, request: PlaceCall) -> byte
         if first is not None:
             return await idempotency.repeat(deps.pool, first)
     contact, script = await asyncio.gather(_ask_contact(service, who, request), _ask_script(service, who, request))
-    made = await _insert(deps, who, _columns(deps, who, request, contact, script), key)
+    columns = _columns(deps, who, request, contact, script)
+    made = await _insert(deps, who, columns, key, allow_repeat=request.allow_repeat)
     if isinstance(made, First):
         return await idempotency.repeat(deps.pool, made)
     deps.relay.wake()
@@ -54,17 +55,17 @@ async def _ask_script(service: Service, who: Caller, request: CreateCall) -> Scr
     return Script.model_validate_json(await service.bus.request(GET_SCRIPT.subject, data, who, PEER))
 
 
-async def _insert(deps: Deps, who: Caller, columns: store.Row, key: Key | None) -> store.Row | First:
+async def _insert(
+    deps: Deps, who: Caller, columns: store.Row, key: Key | None, *, allow_repeat: bool
+) -> store.Row | First:
     """The new call's row; or the request that was quicker with the same key."""
     created = timeline_entry(columns["id"], "created", "user", columns["created_at"], CallStatus.PENDING, None)
     async with transaction(deps.pool, who.user) as connection:
-        # One at a time per user, so that neither the look for the key nor the count can be true for two at once.
+        # One at a time per user, so that neither the look for the key nor a count can be true for two at once.
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"calls.create {who.user}")
         if key is not None and (first := await idempotency.find(connection, key)) is not None:
             return first
-        limit = deps.settings.max_active_calls_per_user
-        if await store.active_calls(connection, who.user) >= limit:
-            raise problem("max_active_calls", f"At most {limit} calls may be active at once", retry_after=30)
+        await limits.check(connection, columns, deps.settings, allow_repeat=allow_repeat)
         row = await store.insert(connection, columns, created, who.traceparent)
         if key is not None:
             await idempotency.take(connection, key, row["id"], deps.settings.dispatch_wait)

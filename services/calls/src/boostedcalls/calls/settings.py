@@ -43,6 +43,9 @@ class CallsSettings(Settings):
     """Limits and times, in seconds."""
 
     max_active_calls_per_user: int = Field(10, ge=1)
+    # 0 switches one of these two off.
+    create_calls_per_minute: int = Field(60, ge=0)
+    number_cooldown: float = Field(60, ge=0)
     # The gateway waits 20 s for the answer, the contacts service may take 3 of them.
     dispatch_wait: float = Field(8, ge=0, le=15)
     dispatch_deadline: float = Field(60, gt=0)

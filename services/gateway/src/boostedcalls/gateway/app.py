@@ -26,11 +26,13 @@ from boostedcalls.gateway.keyring import Keyring
 from boostedcalls.gateway.openapi import document
 from boostedcalls.gateway.passwords import Passwords
 from boostedcalls.gateway.problems import HANDLERS
+from boostedcalls.gateway.quota import Quota
 from boostedcalls.gateway.revocations import Revocations
 from boostedcalls.gateway.routes import auth, calls, contacts, operations, scripts
 from boostedcalls.gateway.routing import both_slashes
 from boostedcalls.gateway.settings import GatewaySettings
 from boostedcalls.gateway.spool import open_spool
+from boostedcalls.gateway.throttle import Throttle
 from boostedcalls.gateway.webhook import WebhookDoor
 
 _WEBHOOK = (webhook.PATH, webhook.PATH.removesuffix("/"))
@@ -91,6 +93,9 @@ async def start(settings: GatewaySettings, sock: socket.socket, stack: AsyncExit
     if settings.jwt_keys_file is not None:
         watching.append(runtime.spawn(keys.follow(), "keys"))
     stack.push_async_callback(runtime.cancel, *watching)
-    deps = Deps(settings, bus, pool, Passwords(), breaker, spool, Flights(), keys, revocations)
+    limit = settings.requests_per_user_per_minute
+    quota = Quota(pool, limit) if limit else None
+    throttle = Throttle(pool, settings)
+    deps = Deps(settings, bus, pool, Passwords(), breaker, spool, Flights(), keys, revocations, throttle, quota)
     await serve_http(stack, runtime, build_app(deps), sock)
     return deps

@@ -13,11 +13,15 @@ from boostedcalls.gateway.drain import Breaker
 from boostedcalls.gateway.flights import Flights
 from boostedcalls.gateway.keyring import Keyring
 from boostedcalls.gateway.passwords import Passwords
+from boostedcalls.gateway.quota import Quota
 from boostedcalls.gateway.revocations import Revocations
 from boostedcalls.gateway.settings import GatewaySettings
 from boostedcalls.gateway.spool import Spool
+from boostedcalls.gateway.throttle import Throttle
 
 CALLER = "boostedcalls.caller"
+# Headers that the answer to a request gets, whatever it is.
+HEADERS = "boostedcalls.headers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,8 @@ class Deps:
     flights: Flights
     keys: Keyring
     revocations: Revocations
+    throttle: Throttle
+    quota: Quota | None
 
 
 def deps_of(request: Request) -> Deps:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from boostedcalls.common.context import bind, caller
 from boostedcalls.common.errors import ServiceError, masked, problem
 from boostedcalls.common.logs import get_logger
-from boostedcalls.gateway.deps import CALLER
+from boostedcalls.gateway.deps import CALLER, HEADERS
 from boostedcalls.gateway.problems import render
 
 log = get_logger(__name__)
@@ -69,7 +69,8 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 well = status == _OK
-                message["headers"] = [*message["headers"], (b"x-request-id", who.request_id.encode())]
+                more = scope.get(HEADERS, ())
+                message["headers"] = [*message["headers"], *more, (b"x-request-id", who.request_id.encode())]
             await send(message)
 
         self._in_flight += 1

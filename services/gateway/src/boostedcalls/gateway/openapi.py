@@ -11,13 +11,15 @@ from starlette.routing import BaseRoute
 
 from boostedcalls.gateway import webhook
 from boostedcalls.gateway.examples import ANSWERS, REQUESTS
-from boostedcalls.gateway.problems import Problem
+from boostedcalls.gateway.problems import MEDIA_TYPE, Problem
 
 _DESCRIPTION = """\
 Outbound calls made by a voice AI: contacts, call scripts, calls, and what became of them.
 
 Every path answers the same with and without its trailing slash. Times are UTC, RFC 3339. Every answer carries
 `X-Request-Id`; a well-formed one in the request is kept. Errors are RFC 9457 problem documents with a stable `code`.
+
+What a user may ask is limited; `RateLimit` says how much is left. After a 429 wait the seconds of `Retry-After`.
 """
 
 LIST_HEADERS: dict[str, Any] = {
@@ -34,6 +36,22 @@ REPLAYED_HEADER: dict[str, Any] = {
         }
     }
 }
+_RETRY_AFTER: dict[str, Any] = {
+    "Retry-After": {"description": "Seconds after which it is worth trying again", "schema": {"type": "integer"}}
+}
+_RETRYABLE = ("409", "429", "503", "504")
+# draft-ietf-httpapi-ratelimit-headers
+_RATE_LIMIT: dict[str, Any] = {
+    "RateLimit-Policy": {
+        "description": 'How many requests (q) a user has in a window of so many seconds (w): `"requests";q=1200;w=60`. '
+        "Absent where the operator has switched the limit off",
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {
+        "description": 'How many are left (r), and the seconds to the end of the window (t): `"requests";r=1199;t=60`',
+        "schema": {"type": "string"},
+    },
+}
 # In a PATCH a member that is left out keeps its value: what stands as its default in the model is no default.
 _NO_DEFAULTS = ("ContactPatch", "ScriptPatch")
 
@@ -43,7 +61,8 @@ def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     found = get_openapi(
         title="BoostedCalls", version=version("boostedcalls-gateway"), description=_DESCRIPTION, routes=routes
     )
-    found["paths"][webhook.PATH] = {"post": {**webhook.OPERATION}}
+    operation = {**webhook.OPERATION, "responses": {**webhook.OPERATION["responses"]}}
+    found["paths"][webhook.PATH] = {"post": operation}
     components = found["components"]
     components["securitySchemes"] |= webhook.SECURITY_SCHEMES
     problem = Problem.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
@@ -54,7 +73,17 @@ def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     for path in found["paths"].values():
         for operation in path.values():
             _add_examples(operation)
+            _add_headers(operation)
     return found
+
+
+def _add_headers(operation: dict[str, Any]) -> None:
+    """What an answer may say of limits."""
+    limited = _RATE_LIMIT if {"bearer": []} in operation.get("security", []) else {}
+    for status, said in operation["responses"].items():
+        again = _RETRY_AFTER if status in _RETRYABLE and MEDIA_TYPE in said.get("content", {}) else {}
+        if limited or again:
+            operation["responses"][status] = {**said, "headers": {**said.get("headers", {}), **again, **limited}}
 
 
 def _add_examples(operation: dict[str, Any]) -> None:

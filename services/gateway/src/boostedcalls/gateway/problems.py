@@ -74,7 +74,7 @@ def errors(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 def answers(rpc: Rpc[Any, Any], *more: str) -> dict[int | str, dict[str, Any]]:
     """The error answers of a route that passes a request of a user on."""
-    return errors(*rpc.errors, *more, "token_invalid", *_OURS)
+    return errors(*rpc.errors, *more, "token_invalid", "rate_limited", *_OURS)
 
 
 def render(error: ServiceError, request_id: str, headers: Mapping[str, str] | None = None) -> Response:

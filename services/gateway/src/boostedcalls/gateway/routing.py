@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from boostedcalls.common.errors import problem
 from boostedcalls.gateway.auth import authenticate
-from boostedcalls.gateway.deps import CALLER
+from boostedcalls.gateway.deps import CALLER, HEADERS, deps_of
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -90,9 +90,24 @@ class UserRoute(OpenRoute):
 
         async def with_user(request: Request) -> Response:
             request.scope[CALLER] = authenticate(request)
+            await _count(request)
             return await handle(request)
 
         return with_user
+
+
+async def _count(request: Request) -> None:
+    """Count the request of a user who is known by now. Raises ServiceError rate_limited."""
+    quota = deps_of(request).quota
+    if quota is None:
+        return
+    user_id, wait = request.scope[CALLER].user_id, 0
+    headers = quota.take(user_id)
+    if headers is None:
+        headers, wait = await quota.ask(user_id)
+    request.scope[HEADERS] = headers
+    if wait:
+        raise problem("rate_limited", retry_after=wait)
 
 
 def _directly(endpoint: Callable[..., Coroutine[Any, Any, Response]]) -> ASGIApp:
@@ -105,6 +120,7 @@ def _directly(endpoint: Callable[..., Coroutine[Any, Any, Response]]) -> ASGIApp
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         scope[CALLER] = authenticate(request)
+        await _count(request)
         arguments: dict[str, Any] = {name: _read_id(request, name) for name in ids}
         for name, model in queries:
             arguments[name] = _read_query(request, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from boostedcalls.common.bus import NatsSettings
 from boostedcalls.common.db import DatabaseSettings
-from boostedcalls.common.settings import Settings, strong_secret
+from boostedcalls.common.settings import Listed, Settings, strong_secret
 from boostedcalls.gateway.claims import MAX_SECONDS
 from boostedcalls.gateway.keyring import ring_of
 
@@ -34,6 +35,14 @@ class GatewaySettings(DatabaseSettings, NatsSettings, KeyFileSettings):
     vapi_webhook_secret: SecretStr
     vapi_webhook_secret_previous: SecretStr | None = None
     vapi_webhook_hmac_secret: SecretStr | None = None
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], *Listed] = ()
+    # Limits: 0 switches one off.
+    login_tries_per_pair: int = Field(5, ge=0)
+    login_tries_per_account: int = Field(10, ge=0)
+    login_tries_per_address: int = Field(20, ge=0)
+    login_tries_per_minute: int = Field(1000, ge=0)
+    signups_per_address_per_hour: int = Field(10, ge=0)
+    requests_per_user_per_minute: int = Field(1200, ge=0)
     spool_dir: Path | None = None
     spool_max_bytes: int = Field(1024**3, ge=1024**2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from boostedcalls.common import subjects
 from boostedcalls.common.messages.base import (
@@ -63,6 +63,9 @@ class CreateCall(Model):
     first_message: Line | None = Field(None, examples=["optional first message"])
     call_goals: Goals | None = Field(None, examples=[["goal1", "goal2"]])
     metadata: Metadata | None = Field(None, examples=[{"key": "value"}])
+    allow_repeat: StrictBool = Field(
+        False, description="Call the number even if it was called a moment ago (`number_cooldown`)"
+    )
 
 
 class PlaceCall(CreateCall):
@@ -230,6 +233,8 @@ CREATE_CALL = Rpc(
         "contact_not_found",
         "script_not_found",
         "max_active_calls",
+        "call_rate_exceeded",
+        "number_cooldown",
         "provider_error",
         "idempotency_key_reused",
         "idempotency_key_in_use",

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from boostedcalls.common.errors import problem
 from boostedcalls.common.messages.base import Answer, Email, Model, no_nul
+from boostedcalls.gateway.address import client_address
 from boostedcalls.gateway.auth import issue_access
 from boostedcalls.gateway.deps import Deps, caller_of, deps_of
 from boostedcalls.gateway.forward import json_response
@@ -91,10 +92,11 @@ def _tokens(deps: Deps, session: Session) -> Response:
     "/api/token/",
     summary="Log in",
     response_model=Tokens,
-    responses=errors(*_FAULTS, "credentials_invalid"),
+    responses=errors(*_FAULTS, "credentials_invalid", "too_many_tries"),
 )
 async def create_token(request: Request, login: Login) -> Response:
-    """The same answer, after the same time, for a wrong password and for an unknown user."""
+    """The same answer, after the same time, for a wrong password and for an unknown user. After some wrong passwords
+    each further try has to wait, up to a quarter of an hour: 429, with `Retry-After`."""
     deps = deps_of(request)
     user = await check_password(request, login.username, await find_user(deps.pool, login.username), login.password)
     if deps.passwords.outdated(user.password_hash):
@@ -125,11 +127,12 @@ async def refresh_token(request: Request, body: Refresh) -> Response:
     status_code=201,
     summary="Sign up",
     response_model=Account,
-    responses=errors(*_FAULTS, "not_found", "email_taken"),
+    responses=errors(*_FAULTS, "not_found", "email_taken", "too_many_tries"),
 )
 async def signup(request: Request, body: Signup) -> Response:
     """Only where the operator allows it (`SIGNUP_ENABLED`); elsewhere there is nothing at this address."""
     deps = deps_of(request)
+    await deps.throttle.signup(client_address(request))
     user = await insert_user(deps.pool, body.email, await deps.passwords.hash(body.password))
     return json_response(Account(id=user.id, email=user.email).model_dump_json().encode(), 201)
 
@@ -146,7 +149,7 @@ async def logout(request: Request, body: Refresh) -> Response:
     "/api/auth/password",
     status_code=204,
     summary="Change the password",
-    responses=errors(*_FAULTS, "token_invalid", "credentials_invalid"),
+    responses=errors(*_FAULTS, "token_invalid", "credentials_invalid", "too_many_tries"),
 )
 async def change_own_password(request: Request, body: PasswordChange) -> Response:
     """Ends every session of the user, this one too: log in again with the new password."""

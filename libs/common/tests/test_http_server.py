@@ -39,7 +39,7 @@ class Server:
                 body += message["body"]
                 more = message["more_body"]
                 if more and LATE in scope:
-                    await answer(send, 408, b"late")
+                    await answer(send, 408, b"late", (b"connection", b"close"))
                     return
         if path == "/wait":
             self.waiting.set()
@@ -53,8 +53,8 @@ class Server:
         return asyncio.open_connection("127.0.0.1", self.port)
 
 
-async def answer(send, status, body):
-    headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+async def answer(send, status, body, *more):
+    headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json"), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -412,6 +412,17 @@ async def test_body_that_trickles_is_told_so_and_let_go(short, attacks, head, pi
         writer.write(b"POST %b HTTP/1.1\r\n" % path + head)
         assert statuses(await trickle(reader, writer, piece)) == [status]
     attacks("HTTP: slow bodies", 2)
+
+
+async def test_answer_reaches_a_client_whose_body_is_still_on_its_way(short, attacks):
+    """Closed with bytes unread, a connection is reset, and the answer lost with it."""
+    for _ in range(5):
+        reader, writer = await short.connect()
+        writer.write(b"POST /x HTTP/1.1\r\nContent-Length: 100000000\r\n\r\n")
+        found = await trickle(reader, writer, b"a" * 1000)
+        assert statuses(found) == [408]
+        assert b"connection: close" in found
+    attacks("HTTP: slow bodies", 5)
 
 
 async def test_body_that_does_not_come_is_told_so_and_let_go(short, attacks):

@@ -68,6 +68,8 @@ class Exchange(RequestResponseCycle):
     """One request and its answer. The head is written in one go: uvicorn looks at each of its headers several times."""
 
     state: State
+    # The connection ends with this answer while the rest of the body is still coming.
+    lingers = False
 
     async def send(self, message: Any) -> None:
         if self.response_started:
@@ -102,6 +104,8 @@ class Exchange(RequestResponseCycle):
             lines[1] = lines_of(header for header in self.default_headers if header[0] not in own)
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
+            # Not closed at once by what is above us.
+            self.lingers = self.keep_alive = self.more_body
         if self.chunked_encoding is None and status not in _BODILESS and self.scope["method"] != "HEAD":
             self.chunked_encoding = True
             lines.append(b"transfer-encoding: chunked\r\n")

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import httptools
 from prometheus_client import Counter
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from boostedcalls.common.context import new_id
 from boostedcalls.common.errors import problem
@@ -73,7 +73,7 @@ class Connection(HttpToolsProtocol):
         self._chunk = 0
         self._wire_bytes = 0
         self._body_bytes = 0
-        self._answering: RequestResponseCycle | None = None
+        self._answering: Exchange | None = None
         self._stalled_at: float | None = None
         self._why = ""
 
@@ -198,7 +198,7 @@ class Connection(HttpToolsProtocol):
 
     # What goes out
 
-    def _start(self, exchange: RequestResponseCycle) -> None:
+    def _start(self, exchange: Exchange) -> None:
         self._answering = exchange
         self._start_asgi_task(exchange, self.app)
 
@@ -207,8 +207,10 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
-        if self.pipeline:
-            self._start(self.pipeline.pop()[0])
+        if self._answering is not None and self._answering.lingers:
+            self._linger()
+        elif self.pipeline:
+            self._start(cast("Exchange", self.pipeline.pop()[0]))
         elif self._stage is _Stage.FULL:
             self._enter(_Stage.IDLE, self._limits.idle)
 

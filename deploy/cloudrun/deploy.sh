@@ -49,7 +49,8 @@ gcloud run worker-pools deploy boostedcalls-webhooks "${where[@]}" "${common[@]}
     --args=webhooks --instances=2 --set-secrets="$nats"
 
 # One instance always runs: a webhook must not wait for a cold start. No SPOOL_DIR: without a disk that lasts, webhooks
-# that come while NATS or the webhooks service is away are answered 503; calls then learn their results by asking.
+# that come while NATS or the webhooks service is away are answered 503; calls then learn their results by asking. Only
+# PORT is reached from outside: /metrics and /docs are not.
 gcloud run deploy boostedcalls "${where[@]}" "${common[@]}" \
-    --allow-unauthenticated --min-instances=1 \
+    --allow-unauthenticated --min-instances=1 --set-env-vars=OPERATIONS_PORT=8081 \
     --set-secrets="$database,$nats,JWT_SECRET=JWT_SECRET:latest,VAPI_WEBHOOK_SECRET=VAPI_WEBHOOK_SECRET:latest"

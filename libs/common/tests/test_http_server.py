@@ -291,6 +291,20 @@ async def test_requests_in_a_row_are_answered_in_their_order_and_rubbish_after_t
     attacks("HTTP: pipelining", 1)
 
 
+async def test_requests_in_a_row_beyond_the_cap_are_not_kept(server, attacks):
+    """Each would be kept in memory, a hundred times as large as it came."""
+    server.gate.clear()
+    server.waiting.clear()
+    reader, writer = await server.connect()
+    writer.write(b"GET /wait HTTP/1.1\r\n\r\n" + b"GET /next HTTP/1.1\r\n\r\n" * 10_000)
+    await server.waiting.wait()
+    server.gate.set()
+    assert statuses(await to_end(reader)) == [200] * (1 + Limits().waiting)
+    writer.close()
+    assert len(server.seen) == 1 + Limits().waiting
+    attacks("HTTP: pipelining")
+
+
 async def test_broken_body_behind_a_request_at_hand_costs_only_itself(server, attacks):
     server.gate.clear()
     server.waiting.clear()

@@ -47,6 +47,8 @@ class Limits:
     linger: float = 2.0
     head_bytes: int = 64 * 1024
     header_count: int = 128
+    # Requests that came before the answer to an earlier one.
+    waiting: int = 64
     overhead: int = 64 * 1024
     connections: int = 10_000
 

@@ -132,6 +132,8 @@ class Connection(HttpToolsProtocol):
             and len(self.url) + sum(len(name) + len(value) + 4 for name, value in headers) > limits.head_bytes
         ):
             self._broken("headers_too_large")
+        if len(self.pipeline) >= limits.waiting:
+            self._broken("bad_request")
         version = self.parser.get_http_version()
         if version != "1.1":
             if version != "1.0":

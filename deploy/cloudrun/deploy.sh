@@ -62,9 +62,10 @@ gcloud run worker-pools deploy boostedcalls-webhooks "${where[@]}" "${common[@]}
     --args=webhooks --instances=2 --set-env-vars="$address" --set-secrets="$(password WEBHOOKS)"
 
 # One instance always runs: a webhook must not wait for a cold start. No SPOOL_DIR: without a disk that lasts, webhooks
-# that come while NATS or the webhooks service is away are answered 503; calls then learn their results by asking.
+# that come while NATS or the webhooks service is away are answered 503; calls then learn their results by asking. Only
+# PORT is reached from outside: /metrics and /docs are not.
 # Requests come from Cloud Run's own front end, at a link-local address; behind a load balancer name that one too.
 gcloud run deploy boostedcalls "${where[@]}" "${common[@]}" \
     --allow-unauthenticated --min-instances=1 \
-    --set-env-vars="$address;TRUSTED_PROXIES=169.254.0.0/16" \
+    --set-env-vars="$address;TRUSTED_PROXIES=169.254.0.0/16;OPERATIONS_PORT=8081" \
     --set-secrets="$database,$gateway_role,$(password GATEWAY),JWT_SECRET=JWT_SECRET:latest,VAPI_WEBHOOK_SECRET=VAPI_WEBHOOK_SECRET:latest"

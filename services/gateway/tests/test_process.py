@@ -145,7 +145,35 @@ async def test_taken_port_is_one_clear_line(environment):
     [
         ({"JWT_SECRET": ""}, "JWT_SECRET: is missing"),
         ({"JWT_SECRET": "short"}, "JWT_SECRET: needs at least 32 bytes"),
-        ({"VAPI_WEBHOOK_SECRET": ""}, "VAPI_WEBHOOK_SECRET: is missing"),
+        (
+            {"VAPI_WEBHOOK_SECRET": ""},
+            "VAPI_WEBHOOK_SECRET: is missing, and neither is there VAPI_WEBHOOK_HMAC_SECRET or",
+        ),
+        ({"VAPI_WEBHOOK_SECRET": "short"}, "VAPI_WEBHOOK_SECRET: needs at least 16 bytes"),
+        ({"VAPI_WEBHOOK_SECRET_PREVIOUS": "short"}, "VAPI_WEBHOOK_SECRET_PREVIOUS: needs at least 16 bytes"),
+        ({"VAPI_WEBHOOK_HMAC_SECRET": "short"}, "VAPI_WEBHOOK_HMAC_SECRET: needs at least 16 bytes"),
+        (
+            {"VAPI_WEBHOOK_HMAC_SECRET": "not base64 at all", "VAPI_WEBHOOK_HMAC_SECRET_IS_BASE64": "true"},
+            "VAPI_WEBHOOK_HMAC_SECRET: is not base64",
+        ),
+        ({"VAPI_WEBHOOK_HMAC_ALGORITHM": "md5"}, "VAPI_WEBHOOK_HMAC_ALGORITHM: "),
+        ({"VAPI_WEBHOOK_HMAC_SIGNATURE_HEADER": "x: y"}, "VAPI_WEBHOOK_HMAC_SIGNATURE_HEADER: "),
+        ({"VAPI_WEBHOOK_HMAC_PAYLOAD_FORMAT": "{timestamp}"}, "VAPI_WEBHOOK_HMAC_PAYLOAD_FORMAT: needs {body}, once"),
+        ({"VAPI_WEBHOOK_HMAC_PAYLOAD_FORMAT": "{timestamp}{body}"}, "needs something between two placeholders"),
+        ({"VAPI_WEBHOOK_HMAC_PAYLOAD_FORMAT": "{time}.{body}"}, "knows no {time}"),
+        (
+            {"VAPI_WEBHOOK_HMAC_PAYLOAD_FORMAT": "{svix-id}.{body}"},
+            "has {svix-id}, which needs VAPI_WEBHOOK_HMAC_MESSAGE_ID_HEADER",
+        ),
+        ({"VAPI_WEBHOOK_HMAC_PAYLOAD_FORMAT": "{url}.{body}"}, "has {url}, which needs VAPI_WEBHOOK_URL"),
+        ({"STANDARD_WEBHOOKS_SECRET": "whsec_!!"}, "STANDARD_WEBHOOKS_SECRET: is not base64"),
+        ({"STANDARD_WEBHOOKS_SECRET": "whsec_c2hvcnQ="}, "STANDARD_WEBHOOKS_SECRET: needs at least 24 bytes in base64"),
+        ({"CORS_ORIGINS": "*"}, "CORS_ORIGINS: '*' is no origin"),
+        ({"CORS_ORIGINS": "https://a.example,null"}, "CORS_ORIGINS: 'null' is no origin"),
+        ({"CORS_ORIGINS": "https://a.example/"}, "CORS_ORIGINS: 'https://a.example/' is no origin"),
+        ({"CORS_ORIGINS": "https://*.example"}, "CORS_ORIGINS: "),
+        ({"CORS_ORIGINS": "ftp://a.example"}, "CORS_ORIGINS: "),
+        ({"OPERATIONS_PORT": "eighty"}, "OPERATIONS_PORT: "),
         ({"PORT": "eighty"}, "PORT: "),
     ],
 )
@@ -154,7 +182,27 @@ async def test_bad_setting_is_one_clear_line(environment, changes, says):
     assert code == 2
     (line,) = err.splitlines()
     assert says in line
-    assert "short" not in line.replace(says, "")
+    for secret in ("short", "whsec", "at all"):
+        assert secret not in line.replace(says, "")
+
+
+async def test_operations_have_a_port_of_their_own_where_they_are_given_one(environment):
+    changes = {"OPERATIONS_HOST": "127.0.0.1", "OPERATIONS_PORT": "0", "VAPI_WEBHOOK_SECRET": ""}
+    changes |= {"STANDARD_WEBHOOKS_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+    async with process({**environment, **changes}) as found:
+        public = (await until(found, "listening"))["address"]
+        aside = (await until(found, "listening"))["address"]
+        async with httpx2.AsyncClient() as client:
+            assert (await client.get(f"http://{public}/metrics")).status_code == 404
+            assert "boostedcalls_http_request_seconds" in (await client.get(f"http://{aside}/metrics")).text
+        found.send_signal(signal.SIGTERM)
+        assert await found.wait() == 0
+
+
+async def test_signature_without_a_time_is_warned_of(environment):
+    changes = {"VAPI_WEBHOOK_HMAC_SECRET": "a-secret-of-16-bytes", "VAPI_WEBHOOK_HMAC_PAYLOAD_FORMAT": "{body}"}
+    async with process({**environment, **changes}) as found:
+        assert (await until(found, "signature_without_time"))["level"] == "warning"
 
 
 async def test_user_added_on_the_command_line_can_log_in(gateway, environment):

@@ -25,6 +25,7 @@ class FieldError(TypedDict):
 
 
 CODES: dict[str, tuple[int, str]] = {
+    "bad_request": (400, "The request is not well-formed HTTP"),
     "malformed_body": (400, "The body is not a JSON object"),
     "call_not_cancellable": (400, "The call can no longer be cancelled"),
     "token_invalid": (401, "The token is missing, wrong or expired"),
@@ -35,6 +36,7 @@ CODES: dict[str, tuple[int, str]] = {
     "contact_not_found": (404, "No such contact"),
     "script_not_found": (404, "No such script"),
     "method_not_allowed": (405, "The address does not have this method"),
+    "request_timeout": (408, "The request did not arrive in time"),
     "email_taken": (409, "There is already an account for this address"),
     "idempotency_key_in_use": (409, "The first request with this Idempotency-Key is still under way"),
     "payload_too_large": (413, "The body is too large"),
@@ -46,6 +48,7 @@ CODES: dict[str, tuple[int, str]] = {
     "number_cooldown": (429, "This number was called a moment ago"),
     "rate_limited": (429, "Too many requests within a minute"),
     "too_many_tries": (429, "Too many tries: wait before the next one"),
+    "headers_too_large": (431, "The headers are too large, or too many"),
     "internal_error": (500, "Something went wrong on our side"),
     "answer_too_large": (500, "The answer does not fit into a message: ask for fewer rows"),
     "provider_error": (502, "The voice provider refused"),

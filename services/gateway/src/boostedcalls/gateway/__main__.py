@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,27 +11,33 @@ from pathlib import Path
 from boostedcalls.common.migrate import run_command
 
 
-def _serve() -> None:
+def _bind(host: str, port: int) -> socket.socket:
     from boostedcalls.common.http_server import bind
+
+    try:
+        return bind(host, port)
+    except OSError as error:
+        sys.stderr.write(f"cannot start: port {port} on {host}: {error.strerror}\n")
+        raise SystemExit(1) from None
+
+
+def _serve() -> None:
     from boostedcalls.common.logs import get_logger
     from boostedcalls.common.runtime import Runtime, run
     from boostedcalls.common.settings import demo_secrets, load
     from boostedcalls.gateway.app import start
-    from boostedcalls.gateway.settings import SHORT_SECRET, GatewaySettings
+    from boostedcalls.gateway.settings import GatewaySettings
 
     settings = load(GatewaySettings)
-    try:
-        sock = bind(settings.host, settings.port)
-    except OSError as error:
-        sys.stderr.write(f"cannot start: port {settings.port} on {settings.host}: {error.strerror}\n")
-        raise SystemExit(1) from None
+    sock = _bind(settings.host, settings.port)
+    aside = None if settings.operations_port is None else _bind(settings.operations_host, settings.operations_port)
 
     async def main(stack: AsyncExitStack, runtime: Runtime) -> None:
-        if len(settings.vapi_webhook_secret.get_secret_value()) < SHORT_SECRET:
-            get_logger(__name__).warning("short_secret", setting="VAPI_WEBHOOK_SECRET", advised=SHORT_SECRET)
+        if any(way.timestamp is None for way in settings.webhook_ways()):
+            get_logger(__name__).warning("signature_without_time", setting="VAPI_WEBHOOK_HMAC_PAYLOAD_FORMAT")
         for name in demo_secrets(settings):
             get_logger(__name__).warning("demo_secret", setting=name, text="for trying it out only: everybody knows it")
-        await start(settings, sock, stack, runtime)
+        await start(settings, sock, stack, runtime, aside)
 
     run(main, "gateway")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
 import orjson
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -36,6 +38,20 @@ from boostedcalls.gateway.throttle import Throttle
 from boostedcalls.gateway.webhook import WebhookDoor
 
 _WEBHOOK = (webhook.PATH, webhook.PATH.removesuffix("/"))
+_CORS: dict[str, Any] = {
+    "allow_methods": ("GET", "POST", "PUT", "PATCH", "DELETE"),
+    "allow_headers": ("Authorization", "Content-Type", "Idempotency-Key"),
+    "expose_headers": (
+        "X-Request-Id",
+        "Retry-After",
+        "RateLimit",
+        "RateLimit-Policy",
+        "Idempotency-Replayed",
+        "Link",
+        "X-Total-Count",
+    ),
+    "max_age": 600,
+}
 
 
 def _rest() -> list[Route]:
@@ -48,22 +64,23 @@ def api_document() -> dict[str, Any]:
     return document(_rest())
 
 
-def build_app(deps: Deps) -> ASGIApp:
+def _documents() -> list[Route]:
     served = orjson.dumps(api_document())
-    routes = [*_rest(), *operations.docs_routes(lambda: served)]
-    if not deps.settings.signup_enabled:
+    return operations.docs_routes(lambda: served)
+
+
+def build_app(deps: Deps) -> ASGIApp:
+    """What the public may reach; all of it, where there is no port for operations."""
+    settings = deps.settings
+    is_public = settings.operations_port is None
+    routes = _rest()
+    if not (settings.metrics_enabled and is_public):
+        routes = [route for route in routes if route.endpoint is not operations.metrics]
+    if not settings.signup_enabled:
         routes = [route for route in routes if route.endpoint is not auth.signup]
-    templates: dict[Any, str] = {route.endpoint: route.path for route in routes}
-    app = FastAPI(
-        routes=[both_slashes(route) for route in routes],
-        openapi_url=None,
-        redirect_slashes=False,
-        exception_handlers=HANDLERS,
-        middleware=[
-            Middleware(Edge, route_of=lambda scope: templates.get(scope.get("endpoint"), "-"), max_body=MAX_BODY)
-        ],
-    )
-    app.state.deps = deps
+    if settings.docs_enabled and is_public:
+        routes += _documents()
+    app = _application(deps, routes, settings.cors_origins)
     # Beside the application: webhooks are counted and limited by themselves, so that people who wait for a service that
     # hangs cost no report. Those that were stored are in their stream: no line in the log for each of them.
     door = Edge(WebhookDoor(deps), route_of=lambda _: webhook.PATH, max_body=MAX_WEBHOOK_BODY, quiet=True)
@@ -75,9 +92,43 @@ def build_app(deps: Deps) -> ASGIApp:
     return either
 
 
-async def start(settings: GatewaySettings, sock: socket.socket, stack: AsyncExitStack, runtime: Runtime) -> Deps:
-    """Open everything on the stack and serve on the socket. It serves without NATS and without its database too: the
-    provider's reports are kept in the spool, all else is answered `unavailable`."""
+def build_operations(deps: Deps) -> ASGIApp:
+    """What those who run it reach on a port of its own."""
+    routes = [route for route in operations.router.routes if isinstance(route, Route)]
+    if not deps.settings.metrics_enabled:
+        routes = [route for route in routes if route.endpoint is not operations.metrics]
+    if deps.settings.docs_enabled:
+        routes += _documents()
+    return _application(deps, routes)
+
+
+def _application(deps: Deps, routes: list[Route], origins: Sequence[str] = ()) -> FastAPI:
+    templates: dict[Any, str] = {route.endpoint: route.path for route in routes}
+    around = [Middleware(Edge, route_of=lambda scope: templates.get(scope.get("endpoint"), "-"), max_body=MAX_BODY)]
+    if origins:
+        # Outermost, so that a browser may read errors too. No credentials: tokens come in a header of their own.
+        around.insert(0, Middleware(CORSMiddleware, allow_origins=origins, **_CORS))
+    app = FastAPI(
+        routes=[both_slashes(route) for route in routes],
+        openapi_url=None,
+        redirect_slashes=False,
+        exception_handlers=HANDLERS,
+        middleware=around,
+    )
+    app.state.deps = deps
+    return app
+
+
+async def start(
+    settings: GatewaySettings,
+    sock: socket.socket,
+    stack: AsyncExitStack,
+    runtime: Runtime,
+    operations_sock: socket.socket | None = None,
+) -> Deps:
+    """Open everything on the stack and serve on the socket, and on a second one what is for operations. It serves
+    without NATS and without its database too: the provider's reports are kept in the spool, all else is answered
+    `unavailable`."""
     pool = await open_pool(stack, settings, "gateway", wait=False)
     bus = await connect(stack, runtime, settings, "gateway", wait=False)
     breaker = Breaker(bus)
@@ -98,4 +149,6 @@ async def start(settings: GatewaySettings, sock: socket.socket, stack: AsyncExit
     throttle = Throttle(pool, settings)
     deps = Deps(settings, bus, pool, Passwords(), breaker, spool, Flights(), keys, revocations, throttle, quota)
     await serve_http(stack, runtime, build_app(deps), sock)
+    if operations_sock is not None:
+        await serve_http(stack, runtime, build_operations(deps), operations_sock)
     return deps

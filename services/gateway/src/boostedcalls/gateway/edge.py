@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from boostedcalls.common.context import bind, caller
 from boostedcalls.common.errors import ServiceError, masked, problem
+from boostedcalls.common.http_protocol import LATE
 from boostedcalls.common.logs import get_logger
 from boostedcalls.gateway.deps import CALLER, HEADERS
 from boostedcalls.gateway.problems import render
@@ -25,6 +26,8 @@ _OK = 200
 MAX_IN_FLIGHT = 1024
 _ALIVE = "/healthz"
 _CLIENT_GONE = 499
+# A name for the metrics and the log: a stranger chooses the method.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 SERVED = Histogram(
     "boostedcalls_http_request_seconds",
@@ -77,7 +80,7 @@ class Edge:
         try:
             if self._in_flight > MAX_IN_FLIGHT and scope["path"] != _ALIVE:
                 raise problem("unavailable", "Too many requests at once", retry_after=1)
-            body = capped(self._max_body, int(given.get(b"content-length") or 0), receive)
+            body = capped(self._max_body, int(given.get(b"content-length") or 0), receive, scope)
             await self._app(scope, body, stamped)
         except ClientDisconnect:
             status = status or _CLIENT_GONE
@@ -93,6 +96,7 @@ class Edge:
             self._in_flight -= 1
             seconds = monotonic() - started
             method, route = scope["method"], self._route_of(scope)
+            method = method if method in _METHODS else "other"
             SERVED.labels(method, route, status).observe(seconds)
             if not (self._quiet and well):
                 bind(who)
@@ -104,9 +108,9 @@ def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
     return value.decode("latin-1") if value else None
 
 
-def capped(limit: int, announced: int, receive: Receive) -> Receive:
+def capped(limit: int, announced: int, receive: Receive, scope: Scope) -> Receive:
     """`receive`, raising ServiceError payload_too_large as soon as the body is, or says it is (`announced` bytes), over
-    its limit."""
+    its limit, and request_timeout when the rest of it did not come in time."""
     too_large = "payload_too_large", f"The body may have {limit} bytes"
     if announced > limit:
         raise problem(*too_large)
@@ -118,6 +122,8 @@ def capped(limit: int, announced: int, receive: Receive) -> Receive:
         read += len(message.get("body", b""))
         if read > limit:
             raise problem(*too_large)
+        if message.get("more_body") and LATE in scope:
+            raise problem("request_timeout")
         return message
 
     return counted

@@ -82,6 +82,9 @@ def render(error: ServiceError, request_id: str, headers: Mapping[str, str] | No
     extra = dict(headers or {})
     if error.status == 401:
         extra["WWW-Authenticate"] = "Bearer"
+    if error.status == 408:
+        # The rest of the body may still come.
+        extra["Connection"] = "close"
     if error.retry_after is not None:
         extra["Retry-After"] = str(error.retry_after)
     if error.replayed:

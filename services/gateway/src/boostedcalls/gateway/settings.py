@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
@@ -11,11 +12,19 @@ from pydantic_core import PydanticCustomError
 
 from boostedcalls.common.bus import NatsSettings
 from boostedcalls.common.db import DatabaseSettings
-from boostedcalls.common.settings import Listed, Settings, strong_secret
+from boostedcalls.common.settings import Listed, Names, Settings, strong_secret
 from boostedcalls.gateway.claims import MAX_SECONDS
 from boostedcalls.gateway.keyring import ring_of
+from boostedcalls.gateway.webhook_settings import WebhookSettings
 
-SHORT_SECRET = 16
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+
+
+def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not _ORIGIN.fullmatch(value):
+            raise ValueError(f"{value!r} is no origin; write each as https://host or https://host:port, and no *")
+    return values
 
 
 class KeyFileSettings(Settings):
@@ -25,16 +34,18 @@ class KeyFileSettings(Settings):
     access_token_minutes: int = Field(15, ge=1, le=MAX_SECONDS // 60)
 
 
-class GatewaySettings(DatabaseSettings, NatsSettings, KeyFileSettings):
+class GatewaySettings(DatabaseSettings, NatsSettings, KeyFileSettings, WebhookSettings):
     nats_gateway_password: SecretStr | None = None
     host: str = "0.0.0.0"
     port: int = Field(8000, ge=0, le=65535)
+    operations_host: str = "0.0.0.0"
+    operations_port: int | None = Field(None, ge=0, le=65535)
+    docs_enabled: bool = True
+    metrics_enabled: bool = True
+    cors_origins: Annotated[Names, AfterValidator(_origins)] = ()
     jwt_secret: Annotated[SecretStr, AfterValidator(strong_secret)] | None = Field(None, validate_default=True)
     refresh_token_days: int = Field(30, ge=1, le=365)
     signup_enabled: bool = False
-    vapi_webhook_secret: SecretStr
-    vapi_webhook_secret_previous: SecretStr | None = None
-    vapi_webhook_hmac_secret: SecretStr | None = None
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], *Listed] = ()
     # Limits: 0 switches one off.
     login_tries_per_pair: int = Field(5, ge=0)

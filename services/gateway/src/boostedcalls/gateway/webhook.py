@@ -6,17 +6,13 @@ here. The body is not parsed; the webhooks service keeps even what is broken.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from time import time
 from typing import Any
 
 from prometheus_client import Counter
-from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -27,7 +23,8 @@ from boostedcalls.common.provider import answer_for
 from boostedcalls.gateway.deps import CALLER, Deps
 from boostedcalls.gateway.drain import to_record
 from boostedcalls.gateway.problems import errors, render
-from boostedcalls.gateway.settings import GatewaySettings
+from boostedcalls.gateway.replays import Replays
+from boostedcalls.gateway.signatures import Secrets
 from boostedcalls.gateway.spool import Refused
 
 log = get_logger(__name__)
@@ -35,57 +32,12 @@ log = get_logger(__name__)
 type Headers = tuple[tuple[bytes, bytes], ...]
 
 PATH = "/api/calls/webhook/"
-_HEADERS = frozenset({b"x-vapi-secret", b"x-signature", b"x-timestamp"})
+_SECRET = b"x-vapi-secret"
 _RETRY_AFTER = 5
 _STORED = ((b"x-stored", b"spool"),)
-_MAX_AGE = 300
-_TIMESTAMP = re.compile(r"[0-9]{1,16}")
-# A number of seconds beyond this would be in the year 5138: it counts milliseconds.
-_MILLISECONDS = 10**11
 
 SPOOLED = Counter("boostedcalls_webhooks_spooled_total", "Webhooks stored in the spool", ["reason"])
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """What the provider may prove itself with: secrets for x-vapi-secret, and one for signatures."""
-
-    secrets: tuple[bytes, ...]
-    hmac: bytes | None
-
-
-def keys(settings: GatewaySettings) -> Keys:
-    found = (settings.vapi_webhook_secret, settings.vapi_webhook_secret_previous)
-    return Keys(tuple(_bytes(secret) for secret in found if secret), _bytes(settings.vapi_webhook_hmac_secret) or None)
-
-
-def _bytes(secret: SecretStr | None) -> bytes:
-    return secret.get_secret_value().encode() if secret else b""
-
-
-def _same(left: bytes, right: bytes) -> bool:
-    """Compared by digest, so that the time says nothing of where, or after how many bytes, they differ."""
-    return hmac.compare_digest(hashlib.sha256(left).digest(), hashlib.sha256(right).digest())
-
-
-def secret_is_right(given: bytes, secrets: Sequence[bytes]) -> bool:
-    """Nothing given, or nothing configured, is never right."""
-    found = [_same(given, secret) for secret in secrets if secret]
-    return bool(given) and any(found)
-
-
-def signature_is_right(signature: str, timestamp: str, body: bytes, secret: bytes | None, now: float) -> bool:
-    """Whether the signature is hex HMAC-SHA256 of `<timestamp>.<body>`, no older or newer than 300 s.
-
-    `timestamp` is in seconds or milliseconds, `now` in seconds.
-    """
-    if not secret or not signature or not _TIMESTAMP.fullmatch(timestamp):
-        return False
-    at = int(timestamp)
-    if abs(now - (at / 1000 if at > _MILLISECONDS else at)) > _MAX_AGE:
-        return False
-    expected = hmac.new(secret, timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
-    return _same(signature.removeprefix("sha256=").lower().encode(), expected.encode())
+REPEATED = Counter("boostedcalls_webhooks_repeated_total", "Signed webhooks that were stored already, byte for byte")
 
 
 class WebhookDoor:
@@ -93,7 +45,10 @@ class WebhookDoor:
 
     def __init__(self, deps: Deps) -> None:
         self._deps = deps
-        self._keys = keys(deps.settings)
+        self._secrets = Secrets(deps.settings.webhook_secrets())
+        self._ways = [(way, way.headers) for way in deps.settings.webhook_ways()]
+        self._headers = frozenset({_SECRET}).union(*(names for _, names in self._ways))
+        self._replays = Replays()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises ServiceError for whatever is not answered 200, and ClientDisconnect."""
@@ -102,24 +57,35 @@ class WebhookDoor:
             await render(problem("method_not_allowed"), who.request_id, {"Allow": "POST"})(scope, receive, send)
             return
         who = replace(who, received_at=datetime.now(UTC))
-        headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
-        trusted = secret_is_right(headers.get(b"x-vapi-secret", b""), self._keys.secrets)
-        if not trusted and not self._keys.hmac:
-            # A stranger's body is not even read.
-            raise problem("webhook_auth_failed")
-        body = await Request(scope, receive).body()
-        if not trusted and not signature_is_right(
-            headers.get(b"x-signature", b"").decode("latin-1"),
-            headers.get(b"x-timestamp", b"").decode("latin-1"),
-            body,
-            self._keys.hmac,
-            time(),
-        ):
-            raise problem("webhook_auth_failed")
-        answer, stored = await _take_in(self._deps, who, body)
+        headers = {name: value for name, value in scope["headers"] if value and name in self._headers}
+        if self._secrets.have(headers.get(_SECRET, b"")):
+            answer, stored = await _take_in(self._deps, who, await Request(scope, receive).body())
+        else:
+            answer, stored = await self._take_signed(who, headers, Request(scope, receive))
         lines = [(b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json"), *stored]
         await send({"type": "http.response.start", "status": 200, "headers": lines})
         await send({"type": "http.response.body", "body": answer})
+
+    async def _take_signed(
+        self, who: Caller, headers: Mapping[bytes, bytes], request: Request
+    ) -> tuple[bytes, Headers]:
+        """The same of what is only trusted by its signature. One that was stored is not stored again; one that is still
+        on its way is not known yet, and the stream knows it for what it is."""
+        ways = [way for way, needed in self._ways if needed <= headers.keys()]
+        if not ways:
+            # A stranger's body is not even read.
+            raise problem("webhook_auth_failed")
+        body = await request.body()
+        now = time()
+        key = max([way.prove(headers, body, now) for way in ways])
+        if not key:
+            raise problem("webhook_auth_failed")
+        if key in self._replays:
+            REPEATED.inc()
+            return answer_for(body), ()
+        answer, stored = await _take_in(self._deps, who, body)
+        self._replays.add(key)
+        return answer, stored
 
 
 async def _take_in(deps: Deps, who: Caller, body: bytes) -> tuple[bytes, Headers]:
@@ -163,7 +129,7 @@ OPERATION: dict[str, Any] = {
     "summary": "Receive the provider's report of a call",
     "description": "For the provider alone. 200 means that the report is stored durably.",
     "operationId": "receive_webhook",
-    "security": [{"webhookSecret": []}, {"webhookSignature": []}],
+    "security": [{"webhookSecret": []}, {"webhookSignature": []}, {"standardWebhooks": []}],
     "requestBody": {
         "required": True,
         "description": "The provider's envelope. Whatever it is: authenticated bytes are kept.",
@@ -195,6 +161,14 @@ SECURITY_SCHEMES: dict[str, Any] = {
         "type": "apiKey",
         "in": "header",
         "name": "x-signature",
-        "description": "Hex HMAC-SHA256 of `<x-timestamp>.<body>`, where the operator configured its key",
+        "description": "HMAC of `<x-timestamp>.<body>`, where the operator configured its key; header names, "
+        "algorithm, encoding and what is signed may be configured otherwise",
+    },
+    "standardWebhooks": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "webhook-signature",
+        "description": "With `webhook-id` and `webhook-timestamp`, as in standardwebhooks.com, where the operator "
+        "configured its key",
     },
 }

@@ -40,7 +40,8 @@ MAX_GROWTH = 50 * 1024 * 1024
 FUZZ_SECONDS = int(os.environ.get("FUZZ_SECONDS") or 0)
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES") or 0)
 FUZZ_SEED = int(os.environ.get("FUZZ_SEED") or 5)
-_RAW_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+# Also those beyond ASCII, by which a terminal is told things, and the line ends of Unicode.
+_RAW_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
 
 Send = Callable[[bytes], Any]
 

@@ -7,11 +7,12 @@ When a module's suite is over its system must be as it was: no process restarted
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(2 * FUZZ_SECONDS + 600))
 
 
-def pytest_report_header() -> list[str]:
-    return [f"fuzz: FUZZ_SECONDS={FUZZ_SECONDS} FUZZ_SEED={FUZZ_SEED}"] if FUZZ_SECONDS else []
+def pytest_report_header() -> str:
+    return f"attack suites: FUZZ_SECONDS={FUZZ_SECONDS} FUZZ_SEED={FUZZ_SEED}"
 
 
 def json_suite() -> dict[str, bytes]:
@@ -187,8 +188,11 @@ def post_webhook(running: Stack, user: Any) -> Send:
     return send
 
 
-def budget(seconds: float) -> Callable[[], bool]:
-    """A function that says whether there is time left: `seconds` in `make test`, a share of FUZZ_SECONDS in `make
-    fuzz`."""
-    end = time.monotonic() + (FUZZ_SECONDS / 5 if FUZZ_SECONDS else seconds)
-    return lambda: time.monotonic() < end
+def rounds() -> Iterator[int]:
+    """Seeds: the one in `make test`, and more until a share of FUZZ_SECONDS is over in `make fuzz`."""
+    end = time.monotonic() + FUZZ_SECONDS / 5
+    yield FUZZ_SEED
+    for number in itertools.count(FUZZ_SEED + 1):
+        if time.monotonic() > end:
+            return
+        yield number

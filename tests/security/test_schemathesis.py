@@ -53,6 +53,7 @@ REFUSALS = (
 WRONG_CHECKS = {
     ("POST /api/calls/webhook/", "negative_data_rejection"): "what the provider sends is kept, whatever it is",
 }
+EXAMPLES = FUZZ_EXAMPLES or (100 if FUZZ_SECONDS else 12)
 _REFUSAL = re.compile("|".join(REFUSALS))
 
 
@@ -130,12 +131,10 @@ async def test_every_answer_to_a_user_keeps_what_the_document_promises(running, 
     token = user.http.headers["Authorization"].removeprefix("Bearer ")
     secret = running.env["VAPI_WEBHOOK_SECRET"]
     # Each of the two stops at its time; a share of the long form's is for what comes after.
-    asked = config(
-        FUZZ_EXAMPLES or 12, FUZZ_SECONDS / 2 or 40, bearer={"bearer": token}, webhookSecret={"api_key": secret}
-    )
+    asked = config(EXAMPLES, FUZZ_SECONDS / 2 or 40, bearer={"bearer": token}, webhookSecret={"api_key": secret})
     tell(await asyncio.to_thread(run, running.url, asked), attacks, "with a token")
 
 
 async def test_every_answer_to_a_stranger_keeps_what_the_document_promises(running, attacks):
-    asked = config(FUZZ_EXAMPLES or 12, FUZZ_SECONDS / 4)
+    asked = config(EXAMPLES, FUZZ_SECONDS / 4)
     tell(await asyncio.to_thread(run, running.url, asked), attacks, "without a token")

@@ -22,7 +22,7 @@ logging.getLogger("library").warning(text)
     "text", ["\x1b[2J\x07\r\n{}", "a\x7fb", "\x9b31m\x85\x80", "a\u2028b\u2029c", "é\u200b ü", "\ud800\x9b"]
 )
 def test_text_that_tells_a_terminal_something_stays_inside_its_line(text):
-    done = subprocess.run(  # noqa: S603 - our own program
+    done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(text)], capture_output=True, check=True, timeout=60
     )
     ours, library = done.stderr.splitlines()

@@ -225,8 +225,9 @@ def mutated(draw: st.DrawFn, right: SearchStrategy[Json]) -> Json:
     return envelope
 
 
-def plain(envelope: Json) -> bytes:
-    return json.dumps(envelope).encode()
+def plain(value: Any) -> bytes:
+    """JSON as any client writes it."""
+    return json.dumps(value).encode()
 
 
 @st.composite

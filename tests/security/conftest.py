@@ -156,13 +156,16 @@ async def running(
 
 
 async def settled(system: Stack) -> None:
-    """Wait until no provider event waits any more, and the books were compared once more; none may be missing."""
+    """Wait until no provider event waits any more, and the books were compared once more: all are applied, none is
+    missing, none was given up."""
     async with streams(system) as jetstream, asyncio.timeout(90):
         while True:
             consumer = await jetstream.consumer_info("PROVIDER_EVENTS", "calls")
             if not (consumer.num_pending or consumer.num_ack_pending):
                 break
             await asyncio.sleep(0.1)
+        given_up = await jetstream.stream_info("DLQ", subjects_filter="bc.dlq.PROVIDER_EVENTS.>")
+        assert not given_up.state.subjects
         done = time.time()
         while await metric(system, "calls", "boostedcalls_audit_timestamp_seconds") < done:
             await asyncio.sleep(0.1)

@@ -42,7 +42,7 @@ def aimed(body: bytes, target: Target) -> bytes:
 
 @dataclass
 class Calls:
-    """A user's calls: one that goes on, one that is over, one that is cancelled."""
+    """A user's calls: one that goes on, one that is over, one that is cancelled, one that was never placed."""
 
     user: User
     calls: list[Json]
@@ -60,11 +60,15 @@ async def make(system: Stack, sign_up: Any) -> Calls:
     over = await user.place_call("00")
     cancelled = await user.place_call("05")
     active = await user.place_call("05")
+    # Only a call without an id of the provider's can be claimed at all.
+    unplaced = await user.place_call("21")
     assert (await user.http.post(f"/api/calls/{cancelled['id']}/cancel/")).status_code == 200
     await user.wait_for(over, lambda call: is_over(call) and call["cost"] is not None)
     await user.wait_for(cancelled, lambda call: is_over(call) and call["cost"] is not None)
     await user.wait_for(active, lambda call: call["status"] == "in-progress")
-    return Calls(user, [active, over, cancelled])
+    lost = await user.wait_for(unplaced)
+    assert lost["vapi_call_id"] is None
+    return Calls(user, [active, over, cancelled, lost])
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -111,7 +115,7 @@ async def test_generated_messages_are_taken_and_calls_stay_readable(running, our
     secret = running.env["CALL_SIGNING_SECRET"]
     targets = [
         Target(call["vapi_call_id"], carried(call["id"], signature(secret, call["id"], ours.user.id)))
-        for call in ours.calls
+        for call in ours.calls[:-1]
     ]
     # A call of ours that turns up under another id of the provider's.
     targets.append(Target(str(uuid4()), targets[0].metadata))

@@ -15,8 +15,8 @@ import pytest
 import pytest_asyncio
 from pydantic import ValidationError
 
-from boostedcalls.gateway.webhook_settings import WebhookSettings
 from boostedcalls.gateway.signatures import split_format
+from boostedcalls.gateway.webhook_settings import WebhookSettings
 
 PATH = "/api/calls/webhook/"
 NOW = 1_770_000_000

@@ -28,6 +28,8 @@ _QUOTES: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 _PHONE = re.compile(r"\+\d{7,15}\b")
 _STDERR = 2
+# In UTF-8: DEL, the controls beyond ASCII, and Unicode's line and paragraph ends.
+_TELLING = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
 
 
 class _Lines:
@@ -43,10 +45,16 @@ class _Lines:
 
 def _dumps(event: Any, **_: Any) -> bytes:
     try:
-        return orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
+        line = orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:
         # Half an emoji, a number beyond 64 bits: a line is often written where something failed, and must not fail too.
-        return json.dumps(event, default=str).encode() + b"\n"
+        line = json.dumps(event, default=str).encode() + b"\n"
+    # JSON lets them stand as they are; a terminal obeys the ones and a reader ends the line at the others.
+    return line if line.isascii() and b"\x7f" not in line else _TELLING.sub(_escaped, line)
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    return b"\\u%04x" % ord(found[0].decode())
 
 
 def scrub(text: str) -> str:

@@ -129,6 +129,19 @@ async def test_login_that_began_before_the_password_was_changed_opens_no_session
     assert await change_password(gateway.deps.pool, user, "a third hash") is None
 
 
+async def test_login_waits_for_a_change_of_the_password_that_is_under_way_and_opens_no_session(gateway):
+    pool = gateway.deps.pool
+    user = await gateway.add_user()
+    async with transaction(pool) as connection:
+        await connection.execute("UPDATE auth.users SET password_version = 1 WHERE id = $1", user.id)
+        opening = asyncio.create_task(open_session(pool, user, timedelta(days=1)))
+        waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"
+        while not opening.done() and not await connection.fetchval(waits):
+            await asyncio.wait([opening], timeout=0.01)
+    with pytest.raises(ServiceError, match="credentials_invalid"):
+        await opening
+
+
 async def test_logins_beside_a_change_of_the_password_leave_no_session_behind(gateway):
     pool = gateway.deps.pool
     user = await gateway.add_user()

@@ -250,3 +250,18 @@ async def test_a_database_that_was_not_migrated_stops_nobody(running, database, 
     async with running(await database(), nats_server.url, requests_per_user_per_minute=LIMIT) as alone:
         answers = await ask(alone, LIMIT + 1)
         assert Counter(answer.json()["code"] for answer in answers) == Counter(unavailable=LIMIT, rate_limited=1)
+
+
+async def test_a_database_that_does_not_answer_holds_requests_up_for_a_moment_only(running, dsn, nats_server):
+    async with running(dsn, nats_server.url, requests_per_user_per_minute=LIMIT, db_pool_size=1) as door:
+        async with door.deps.pool.acquire():
+            # The only connection: who wants one waits.
+            answers = await asyncio.wait_for(ask(door, LIMIT + 1), 30)
+        assert [told(answer)[0] for answer in answers] == [*range(LIMIT - 1, -1, -1), 0]
+        assert Counter(answer.json()["code"] for answer in answers) == Counter(unavailable=LIMIT, rate_limited=1)
+        # Back again, it is asked for the next user.
+        door.deps.quota._away_until = 0.0
+        door.user_id = uuid4()
+        await ask(door)
+        used = "SELECT used FROM auth.request_windows WHERE user_id = $1"
+        assert await door.deps.pool.fetchval(used, door.user_id) == LIMIT // 8

@@ -15,7 +15,8 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from boostedcalls.common.db import SERVICE, DatabaseSettings, connection, open_pool, role_of, transaction
+from boostedcalls.common.db import SERVICE, DatabaseSettings, connection, open_pool, transaction
+from boostedcalls.common.db_settings import role_of
 from boostedcalls.common.migrate import migrate
 from boostedcalls.devkit.attacks import Attacks
 from boostedcalls.devkit.pgbouncer import pgbouncer, pgbouncer_program

@@ -12,6 +12,7 @@ from boostedcalls.common.db import SERVICE, DatabaseSettings, connection, open_p
 from boostedcalls.common.errors import Unavailable
 from boostedcalls.common.migrate import migrate
 from boostedcalls.common.roles import scram_verifier
+from boostedcalls.devkit import servers
 from boostedcalls.devkit.pytest_plugin import Dsn
 
 FIRST = """
@@ -414,23 +415,18 @@ async def test_a_reader_that_is_cancelled_gives_its_connection_back_clean(pool):
             assert await reader.fetchval("SELECT pg_backend_pid()") == pid
 
 
-async def test_a_service_with_a_password_of_its_own_replaces_the_logins_of_the_url(two, package, monkeypatch):
-    await migrate(two, "auth", package("auth"), "gateway", "a-password-of-the-gateway")
-    without = str(Dsn(two, "x", "y")).replace("boostedcalls_x:y@", "")
-    try:
-        for url in (two, without):
-            settings = DatabaseSettings(
-                database_url=url, db_gateway_password="a-password-of-the-gateway", _env_file=None
-            )
-            async with AsyncExitStack() as stack:
-                for application in ("gateway", "gateway-command"):
+async def test_a_service_with_a_password_of_its_own_replaces_the_login_of_the_url(tmp_path, package):
+    password = "a-password-of-the-gateway"
+    # A server of its own: in the session's one the role is that of other tests' databases.
+    async with servers.postgres_server(tmp_path / "postgres", durable=False) as server:
+        await migrate(server.url, "auth", package("auth"), "gateway", password)
+        without = str(Dsn(server.url, "x", "y")).replace("boostedcalls_x:y@", "")
+        for url in (server.url, without):
+            settings = DatabaseSettings(database_url=url, db_gateway_password=password, _env_file=None)
+            for application in ("gateway", "gateway-command"):
+                async with AsyncExitStack() as stack:
                     found = await open_pool(stack, settings, application)
                     assert await found.fetchval("SELECT current_user") == "boostedcalls_gateway"
-        settings = DatabaseSettings(database_url=without, db_password="nobody's-password", _env_file=None)
-        assert settings.dsn().startswith("postgresql://postgres:nobody%27s-password@127.0.0.1:")
-    finally:
-        async with opened(two) as owner:
-            await owner.execute("DROP OWNED BY boostedcalls_gateway; DROP ROLE boostedcalls_gateway")
 
 
 @pytest.mark.parametrize("password", ["short", "long-enough-but-é-is-not-ascii", "long enough with\na line break"])

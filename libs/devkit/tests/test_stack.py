@@ -13,7 +13,7 @@ from boostedcalls.devkit.child import Child, until_ready
 from boostedcalls.devkit.console import Console
 from boostedcalls.devkit.errors import ChildDied, DevkitError
 from boostedcalls.devkit.net import http_status, reserved_port
-from boostedcalls.devkit.stack import Stack
+from boostedcalls.devkit.stack import Stack, new_database_passwords
 
 SERVERS_ONLY = {"parts": ("nats", "postgres"), "durable": False}
 
@@ -170,3 +170,26 @@ def test_a_json_line_is_shown_as_text_and_anything_else_as_it_is(capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert first == "calls      | 10:00:01 info    placed call_id=7"
     assert second == "calls      | Traceback: plain"
+
+
+async def test_a_process_is_given_the_login_of_its_own_role_and_no_other(tmp_path):
+    async with Stack(tmp_path, **SERVERS_ONLY) as stack:
+        passwords = {name: value for name, value in stack.env.items() if name in new_database_passwords()}
+        assert len(set(passwords.values())) == 3
+        for name in ("gateway", "contacts", "calls", "webhooks", "simulator"):
+            env = stack.environment(name)
+            own = {f"DB_{name.upper()}_PASSWORD"} & passwords.keys()
+            assert env.keys() & passwords.keys() == own
+            assert "@" not in env["DATABASE_URL"]
+            assert stack.environment(name, owner=True)["DATABASE_URL"] == stack.database_url
+
+
+def test_kept_passwords_are_for_the_embedded_database_alone(tmp_path):
+    kept = environment.kept_secrets(tmp_path / "home")
+    names = new_database_passwords().keys()
+    assert names <= kept.keys()
+    for given, wanted in (({}, set(names)), ({"DB_HOST": "elsewhere"}, set())):
+        env = environment.service_environment(given, kept, environment.parts(given))
+        assert env.keys() & names == wanted
+    mine = {"DB_HOST": "elsewhere", "DB_CALLS_PASSWORD": "mine"}
+    assert environment.service_environment(mine, kept, environment.parts(mine))["DB_CALLS_PASSWORD"] == "mine"

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 
-from boostedcalls.common.db import role_of
+from boostedcalls.common.db_settings import role_of
 
 type _Connection = asyncpg.Connection[asyncpg.Record]
 
@@ -31,7 +31,11 @@ _ITERATIONS = 4096
 _TRIES = 10
 _OURS = ("auth", "contacts", "calls")
 _READ = """
-    SELECT rolsuper OR rolcreatedb OR rolcreaterole OR rolbypassrls OR rolreplication OR rolinherit AS loose,
+    SELECT array_remove(ARRAY[
+               CASE WHEN rolsuper THEN 'NOSUPERUSER' END, CASE WHEN rolcreatedb THEN 'NOCREATEDB' END,
+               CASE WHEN rolcreaterole THEN 'NOCREATEROLE' END, CASE WHEN rolbypassrls THEN 'NOBYPASSRLS' END,
+               CASE WHEN rolreplication THEN 'NOREPLICATION' END, CASE WHEN rolinherit THEN 'NOINHERIT' END
+           ], NULL) AS wrong,
            coalesce(rolconfig, '{}') AS config
     FROM pg_roles WHERE rolname = $1
 """
@@ -91,10 +95,9 @@ async def _see_to_role(connection: _Connection, role: str, password: str | None)
         await connection.execute(f"CREATE ROLE {role} NOINHERIT")
         found = await connection.fetchrow(_READ, role)
     assert found is not None  # noqa: S101 - it was made just now
-    if found["loose"]:
-        await connection.execute(
-            f"ALTER ROLE {role} NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS NOREPLICATION NOINHERIT"
-        )
+    if found["wrong"]:
+        # No others: who is no superuser may not even name them.
+        await connection.execute(f"ALTER ROLE {role} {' '.join(found['wrong'])}")
     known = await connection.fetch("SELECT name FROM pg_settings WHERE name = ANY($1::text[])", list(_LIMITS))
     for name in (row["name"] for row in known):
         if f"{name}={_LIMITS[name]}" not in found["config"]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 from typing import Any
 
@@ -14,6 +15,8 @@ import structlog
 
 _SHOWN_DIGITS = 4
 _STDERR = 2
+# In UTF-8: DEL, the controls beyond ASCII, and Unicode's line and paragraph ends.
+_TELLING = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
 
 
 class _Lines:
@@ -29,10 +32,16 @@ class _Lines:
 
 def _dumps(event: Any, **_: Any) -> bytes:
     try:
-        return orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
+        line = orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:
         # Half an emoji, a number beyond 64 bits: a line is often written where something failed, and must not fail too.
-        return json.dumps(event, default=str).encode() + b"\n"
+        line = json.dumps(event, default=str).encode() + b"\n"
+    # JSON lets them stand as they are; a terminal obeys the ones and a reader ends the line at the others.
+    return line if line.isascii() and b"\x7f" not in line else _TELLING.sub(_escaped, line)
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    return b"\\u%04x" % ord(found[0].decode())
 
 
 def _as_text(_: Any, __: str, line: Any) -> str:

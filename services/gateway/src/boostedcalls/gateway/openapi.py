@@ -34,6 +34,24 @@ REPLAYED_HEADER: dict[str, Any] = {
         }
     }
 }
+# What an operation's answer leads to: operation, its parameter (or member of its body), and where the value stands.
+_LINKS: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "create_contact": (
+        *((name, "contact_id", "/id") for name in ("get_contact", "replace_contact", "update_contact")),
+        ("delete_contact", "contact_id", "/id"),
+        ("create_call", "contact_id", "/id"),
+    ),
+    "create_script": tuple(
+        (name, "script_id", "/id") for name in ("get_script", "replace_script", "update_script", "delete_script")
+    ),
+    "create_call": tuple(
+        (name, "call_id", "/id") for name in ("get_call", "list_call_events", "sync_call", "cancel_call")
+    ),
+    "list_calls": (("get_call", "call_id", "/data/0/id"), ("list_calls", "cursor", "/next_cursor")),
+    "list_contacts": (("get_contact", "contact_id", "/0/id"),),
+    "list_scripts": (("get_script", "script_id", "/0/id"),),
+    "create_token": (("refresh_token", "refresh", "/refresh"), ("logout", "refresh", "/refresh")),
+}
 # In a PATCH a member that is left out keeps its value: what stands as its default in the model is no default.
 _NO_DEFAULTS = ("ContactPatch", "ScriptPatch")
 
@@ -51,10 +69,23 @@ def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     for name in _NO_DEFAULTS:
         for member in components["schemas"][name]["properties"].values():
             member.pop("default", None)
-    for path in found["paths"].values():
-        for operation in path.values():
-            _add_examples(operation)
+    operations = {each["operationId"]: each for path in found["paths"].values() for each in path.values()}
+    for operation in operations.values():
+        _add_examples(operation)
+        _add_links(operation, operations)
     return found
+
+
+def _success(operation: dict[str, Any]) -> dict[str, Any]:
+    return next(answer for status, answer in operation["responses"].items() if status.startswith("2"))
+
+
+def _add_links(operation: dict[str, Any], operations: dict[str, dict[str, Any]]) -> None:
+    for target, name, where in _LINKS.get(operation["operationId"], ()):
+        value = {name: f"$response.body#{where}"}
+        given = {each["name"] for each in operations[target].get("parameters", ())}
+        link = {"operationId": target, "parameters" if name in given else "requestBody": value}
+        _success(operation).setdefault("links", {})[target] = link
 
 
 def _add_examples(operation: dict[str, Any]) -> None:
@@ -63,5 +94,4 @@ def _add_examples(operation: dict[str, Any]) -> None:
     if name in REQUESTS:
         operation["requestBody"]["content"]["application/json"]["example"] = REQUESTS[name]
     if name in ANSWERS:
-        success = next(answer for status, answer in operation["responses"].items() if status.startswith("2"))
-        success["content"]["application/json"]["example"] = ANSWERS[name]
+        _success(operation)["content"]["application/json"]["example"] = ANSWERS[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     EmailStr,
     Field,
@@ -22,6 +24,7 @@ from pydantic import (
 MAX_BODY = 1024 * 1024
 MAX_WEBHOOK_BODY = 4 * 1024 * 1024
 MAX_METADATA_BYTES = 16 * 1024
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def no_nul(text: str) -> str:
@@ -61,6 +64,13 @@ def _checked_metadata(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _written_out(value: Any) -> Any:
+    # Left alone, a number counts as seconds since 1970.
+    if isinstance(value, (int, float)) or (isinstance(value, str) and not _RFC3339.fullmatch(value)):
+        raise ValueError("must be written as in RFC 3339: 2026-02-11T00:00:00Z")
+    return value
+
+
 def _as_json(moment: datetime) -> str:
     return rfc3339(moment)
 
@@ -82,6 +92,9 @@ Moment = Annotated[
     PlainSerializer(_as_json, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
+
+# A time in a request.
+GivenMoment = Annotated[Moment, BeforeValidator(_written_out)]
 
 
 class Model(BaseModel):

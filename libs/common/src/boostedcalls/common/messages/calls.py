@@ -11,6 +11,7 @@ from boostedcalls.common import subjects
 from boostedcalls.common.messages.base import (
     Answer,
     Cursor,
+    GivenMoment,
     Goal,
     Goals,
     Id,
@@ -162,8 +163,8 @@ class ListCalls(Model):
     status: list[CallStatus] = Field(default_factory=list[CallStatus], max_length=11)
     contact_id: UUID | None = None
     script_id: UUID | None = None
-    created_from: Moment | None = None
-    created_to: Moment | None = None
+    created_from: GivenMoment | None = None
+    created_to: GivenMoment | None = None
 
 
 class CallPage(Answer):

@@ -5,7 +5,7 @@ DEVKIT := $(PYTHON) -m boostedcalls.devkit
 RUN_HOME := $(or $(BOOSTEDCALLS_HOME),.run)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check fmt migrate user sync-stale dead-letters audit chaos chaos-awaits bench bench-quick up down logs
+.PHONY: help setup run test fuzz check fmt migrate user sync-stale dead-letters audit chaos chaos-awaits bench bench-quick up down logs
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,10 @@ run: setup ## Start everything on this machine: PORT (8000), BOOSTEDCALLS_HOME (
 
 test: setup ## Run every test; ARGS="-k state" chooses
 	$(PYTHON) -m pytest -n 3 --dist loadfile $(ARGS)
+
+fuzz: setup ## The attack suites, with many more examples: FUZZ_SECONDS (600), FUZZ_SEED, FUZZ_EXAMPLES
+	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) FUZZ_SEED=$(or $(FUZZ_SEED),$(shell date +%s)) \
+		exec $(PYTHON) -m pytest -n 3 --dist loadfile tests/security $(ARGS)
 
 check: setup ## Lint, types, generated documents, and each package's tests in an environment of its own
 	$(PYTHON) -m ruff check .

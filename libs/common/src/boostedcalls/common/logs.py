@@ -57,7 +57,7 @@ def setup_logs(service: str, level: str = "INFO") -> None:
     ]
     to_people = sys.stderr.isatty()
     rendered: list[Any] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if to_people
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
     )

@@ -25,11 +25,23 @@ REASONS = [
         (Path(__file__).parents[2] / "services/calls/tests/data/ended-reasons.csv").read_text().splitlines()
     )
 ]
-STATUSES = ["scheduled", "queued", "ringing", "in-progress", "forwarding", "ended", "not-found", "deletion-failed"]
+STATUSES = [
+    "scheduled",
+    "queued",
+    "ringing",
+    "in-progress",
+    "forwarding",
+    "ended",
+    "ended",
+    "ended",
+    "not-found",
+    "deletion-failed",
+]
 ROLES = ["assistant", "user", "system", "bot", "tool"]
 
 anything = st.characters(codec=None, categories=None)
 text = st.text(anything, max_size=60)
+reasons = st.sampled_from(REASONS) | text
 ids = st.uuids().map(str) | st.text(max_size=70)
 times = st.datetimes().map(lambda at: at.isoformat() + "Z") | st.integers(0, 2**43)
 money = st.floats(0, 1e7) | st.integers(-5, 10**7)
@@ -70,7 +82,7 @@ functions = some(name=text, arguments=st.dictionaries(text, junk, max_size=2) | 
 tool_calls = st.lists(some(id=ids, type=st.just("function"), function=functions, name=text, arguments=junk), max_size=3)
 status = some(
     {"status": st.sampled_from(STATUSES)},
-    endedReason=st.sampled_from(REASONS) | text,
+    endedReason=reasons,
     endedMessage=text,
     destination=destination,
     transcript=text,
@@ -78,7 +90,7 @@ status = some(
     messages=messages,
 )
 report = some(
-    {"endedReason": st.sampled_from(REASONS), "artifact": artifact, "analysis": analysis},
+    {"endedReason": reasons, "artifact": artifact, "analysis": analysis},
     cost=money,
     costs=st.lists(some(type=text, cost=money), max_size=3),
     costBreakdown=some(transport=money, stt=money, llm=money, total=money, llmPromptTokens=numbers),
@@ -144,7 +156,7 @@ def calls(targets: Sequence[Target | None]) -> SearchStrategy[Json]:
         orgId=ids,
         type=st.just("outboundPhoneCall"),
         status=st.sampled_from(STATUSES),
-        endedReason=st.sampled_from(REASONS),
+        endedReason=reasons,
         createdAt=times,
         updatedAt=times,
         startedAt=times,

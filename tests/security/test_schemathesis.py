@@ -114,6 +114,7 @@ def config(examples: int, seconds: float, **auth: Any) -> dict[str, Any]:
         **({"max-time": int(seconds)} if seconds else {}),
         "continue-on-failure": True,
         "request-timeout": 30,
+        "cache": {"enabled": False},
         "generation": {"max-examples": examples, "no-shrink": True, "database": "none"},
         "checks": {"enabled": False, **{name: {"enabled": True} for name in CHECKS}},
         "auth": {"openapi": auth} if auth else {},

@@ -178,7 +178,9 @@ async def test_text_in_an_address_finds_nothing_or_is_refused(user, document, at
             tried += 1
         for method, path, body in paths if FUZZ_SECONDS else paths[number % 4 :: 4]:
             answer = await user.http.request(method, re.sub(r"\{\w+\}", quote(text, safe=""), path), json=body)
-            assert 400 <= answer.status_code < 500, f"{method} {path} {text!r}: {answer.text}"
+            # Clients take a lone dot for the list itself before they ask.
+            listed = text == "." and answer.status_code == 200
+            assert listed or 400 <= answer.status_code < 500, f"{method} {path} {text!r}: {answer.text}"
             tried += 1
     attacks("Text: naughty string in an address", tried)
     assert await user.everything() == before

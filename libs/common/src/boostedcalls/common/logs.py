@@ -89,7 +89,7 @@ def setup_logs(service: str, level: str = "INFO") -> None:
     ]
     to_people = sys.stderr.isatty()
     rendered: list[Any] = (
-        [_scrubbed, structlog.dev.ConsoleRenderer()]
+        [_scrubbed, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if to_people
         else [structlog.processors.format_exc_info, _scrubbed, structlog.processors.JSONRenderer(serializer=_dumps)]
     )

@@ -147,5 +147,7 @@ async def lab(home: Path, say: Callable[[str], None], processes: int = 2) -> Asy
         runtime = Runtime(RuntimeSettings())
         pool = await open_pool(exits, DatabaseSettings(database_url=stack.database_url), "chaos")
         bus = await connect(exits, runtime, NatsSettings(nats_url=stack.nats_url), "chaos")
-        forking = await exits.enter_async_context(zygotes(processes, stack.environment("calls"), home))
+        # Each case has a consumer of its own, which no service could make.
+        env = stack.environment("calls") | {"NATS_URL": stack.nats_url}
+        forking = await exits.enter_async_context(zygotes(processes, env, home))
         yield Lab(stack, pool, bus, forking, say)

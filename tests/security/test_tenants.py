@@ -27,6 +27,7 @@ WITHOUT_IDS = {
     "create_script",
     "count_pending_calls",
     "get_call_stats",
+    "change_own_password",
 }
 # Operations for everybody: they know no tenant; what they answer is searched for anything of B's.
 FOR_EVERYBODY = {

@@ -252,7 +252,7 @@ async def test_another_tenants_idempotency_key_is_like_a_new_one(document, victi
     other = await attacker.ask("POST", "/api/calls/", json=foreign, headers={"Idempotency-Key": victim.key})
     assert other.json()["code"] == "idempotency_key_reused"
     unused = await attacker.ask("POST", "/api/calls/", json=foreign, headers={"Idempotency-Key": uuid4().hex})
-    assert unused.json()["code"] == "contact_not_found"
+    assert unused.json()["code"] in {"contact_not_found", "script_not_found"}
     attacks("Tenant: foreign Idempotency-Key", 4)
 
 

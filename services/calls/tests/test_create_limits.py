@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from boostedcalls.common.context import new_id
+from boostedcalls.common.db import transaction
 from boostedcalls.common.errors import ServiceError
 
 from .asker import Asker, MakeAsker, shown
@@ -30,7 +31,7 @@ async def ask(asker: Asker, **more: Any) -> str | UUID:
 
 
 async def let_pass(asker: Asker, seconds: float) -> None:
-    await asker.world.deps.pool.execute(
+    await asker.world.admin.execute(
         "UPDATE calls.calls SET created_at = created_at - $1::interval", timedelta(seconds=seconds)
     )
 
@@ -161,7 +162,7 @@ async def test_a_call_that_the_provider_refused_rang_nobody_and_does_not_count(m
 async def test_a_call_counts_unless_it_certainly_rang_nobody(make_asker: MakeAsker, is_now: str, counts: bool) -> None:
     asker = await make_asker(number_cooldown=60, **OFF)
     assert isinstance(await ask(asker), UUID)
-    await asker.world.deps.pool.execute(f"UPDATE calls.calls SET {is_now}")  # noqa: S608 - our own words
+    await asker.world.admin.execute(f"UPDATE calls.calls SET {is_now}")  # noqa: S608 - our own words
     assert (await ask(asker) == "number_cooldown") is counts
 
 
@@ -200,8 +201,8 @@ async def test_both_questions_read_an_index_and_few_rows(make_asker: MakeAsker) 
         " updated_at, contact_id, contact_name, contact_phone, assistant_id, phone_number_id"
         " FROM calls.calls, generate_series(1, 3000) AS n"
     )
-    await world.deps.pool.execute(copies)
-    await world.deps.pool.execute("ANALYZE calls.calls")
+    await world.admin.execute(copies)
+    await world.admin.execute("ANALYZE calls.calls")
     from boostedcalls.calls import limits
 
     async def rows_read(connection: asyncpg.Connection[Any], sql: str, *arguments: Any) -> int:
@@ -209,7 +210,7 @@ async def test_both_questions_read_an_index_and_few_rows(make_asker: MakeAsker) 
         assert "Seq Scan" not in plan, plan
         return plan.count("Index")
 
-    async with world.deps.pool.acquire() as connection:
+    async with transaction(world.deps.pool, asker.user_id) as connection:
         row = await connection.fetchrow("SELECT user_id, contact_phone, created_at FROM calls.calls LIMIT 1")
         since = row["created_at"] - timedelta(minutes=1)
         assert await rows_read(connection, limits._OLDEST, row["user_id"], since, 59)

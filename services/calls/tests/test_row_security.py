@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from boostedcalls import calls
-from boostedcalls.calls import handlers, idempotency, queries, stats, store
+from boostedcalls.calls import handlers, idempotency, limits, queries, stats, store
 from boostedcalls.calls.handlers import Service
 from boostedcalls.calls.idempotency import Answer, Key
 from boostedcalls.common.context import caller, new_id
@@ -48,7 +48,7 @@ class Scene:
         self.call = new_id()
 
     async def fill(self) -> None:
-        await self.world.insert(self.user, created_at=NOW - timedelta(hours=1))
+        self.mine = (await self.world.insert(self.user, created_at=NOW - timedelta(hours=1)))["id"]
         await self.world.insert(
             self.victim, id=self.call, contact_id=self.contact, script_id=self.script, created_at=NOW
         )
@@ -97,7 +97,15 @@ class Scene:
             async with reading(service.deps.pool, self.user) as connection:
                 return await store.active_calls(connection, self.user)
 
+        async def limited(service: Service) -> Any:
+            since = NOW - timedelta(minutes=30)
+            async with reading(service.deps.pool, self.user) as connection:
+                phone = (await queries.get_call(connection, self.user, self.mine))["contact_phone"]
+                oldest = await connection.fetchval(limits._OLDEST, self.user, since, 0)
+                return oldest, await connection.fetchval(limits._LAST, self.user, phone, since)
+
         return {
+            "limits": limited,
             "get": lambda service: handlers.get_call(service, who, CallId(call_id=self.call)),
             "row": row,
             "timeline": lambda service: handlers.call_timeline(service, who, CallId(call_id=self.call)),
@@ -172,6 +180,7 @@ def test_every_statement_with_a_filter_is_among_those_that_were_tried() -> None:
     }
     assert {name: count for name, count in found.items() if count} == {
         "idempotency.py": 3,
+        "limits.py": 2,
         "queries.py": 2,
         "stats.py": 2,
         "store.py": 1,

@@ -183,3 +183,17 @@ def test_a_process_gets_no_password_but_its_own(name):
     """Whoever breaks into one must not find the keys of the others."""
     found = {match[1].lower() for match in map(PASSWORD.fullmatch, SERVICES[name].get("environment", {})) if match}
     assert found <= OWN.get(name, {name}), found
+
+
+@pytest.mark.parametrize("name", ["JWT_SECRET", "CALL_SIGNING_SECRET", "VAPI_WEBHOOK_SECRET"])
+@pytest.mark.parametrize("real", [{"VAPI_API_KEY": "real"}, {"CALLS_ARE_REAL": "yes"}], ids=str)
+def test_where_calls_are_real_nothing_starts_with_a_secret_that_stands_there(name, real):
+    done = entrypoint("true", **{name: "demo-only-anything"}, **real)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"cannot start: {name} is the one that everybody knows" in done.stderr
+    assert entrypoint("true", **{name: "demo-only-anything"}).returncode == 0
+    assert entrypoint("true", **{name: "my own"}, **real).returncode == 0
+
+
+def test_the_gateway_is_told_whether_calls_are_real():
+    assert SERVICES["gateway"]["environment"]["CALLS_ARE_REAL"] == "${VAPI_API_KEY:+yes}"

@@ -5,6 +5,7 @@ import signal
 from contextlib import AsyncExitStack
 
 import pytest
+import structlog
 
 from boostedcalls.common.bus import Endpoint, NatsSettings, connect, serve, streams, wait_for_streams
 from boostedcalls.common.bus.streams import PROVIDER_EVENTS
@@ -72,11 +73,22 @@ async def test_process_that_starts_while_its_streams_do_not_answer_waits_and_the
     await wait_for_streams(bus, PROVIDER_EVENTS)
 
 
-@pytest.mark.parametrize("wait", [True, False])
 @pytest.mark.parametrize("user", ["calls:wrong", "nobody:x"])
-async def test_a_process_that_nats_does_not_let_in_says_so_at_once(nats_server, user, wait):
+async def test_a_process_that_nats_does_not_let_in_says_so_at_once(nats_server, user):
     runtime = Runtime(RuntimeSettings(_env_file=None))
     async with AsyncExitStack() as stack:
         settings = NatsSettings(nats_url=f"nats://{user}@127.0.0.1:{nats_server.port}", _env_file=None)
         with pytest.raises(Unavailable, match="NATS refuses the user calls: look at NATS_URL and NATS_CALLS_PASSWORD"):
-            await asyncio.wait_for(connect(stack, runtime, settings, "calls", wait=wait), 5)
+            await asyncio.wait_for(connect(stack, runtime, settings, "calls"), 5)
+
+
+async def test_a_process_with_work_to_do_without_nats_goes_on_when_it_is_not_let_in_and_says_so(nats_server):
+    runtime = Runtime(RuntimeSettings(_env_file=None))
+    async with AsyncExitStack() as stack:
+        settings = NatsSettings(nats_url=f"nats://gateway:wrong@127.0.0.1:{nats_server.port}", _env_file=None)
+        with structlog.testing.capture_logs() as logs:
+            bus = await connect(stack, runtime, settings, "gateway", wait=False)
+        assert "nats_refuses" in {line["event"] for line in logs}
+        assert not await bus.connected()
+        runtime.stop()
+    assert not runtime.failed

@@ -15,7 +15,7 @@ from importlib import resources
 import asyncpg
 
 from boostedcalls.common.db import SERVICE, DatabaseSettings
-from boostedcalls.common.roles import give_role
+from boostedcalls.common.roles import RoleMissing, give_role
 from boostedcalls.common.settings import load
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('boostedcalls.migrate'))"
@@ -90,7 +90,7 @@ def run_command(schema: str, package: str) -> None:
     service = package.rpartition(".")[2]
     try:
         ran, line = asyncio.run(migrate(settings.dsn(), schema, package, service, settings.role_password(service)))
-    except (MigrationError, OSError, asyncpg.PostgresError) as error:
+    except (MigrationError, RoleMissing, OSError, asyncpg.PostgresError) as error:
         sys.stderr.write(f"migrate {schema}: {error}\n")
         raise SystemExit(1) from None
     if line is not None:

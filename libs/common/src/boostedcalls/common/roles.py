@@ -60,19 +60,26 @@ def scram_verifier(password: str) -> str:
     return f"SCRAM-SHA-256${_ITERATIONS}:{salt64}${stored64}:{server64}"
 
 
+class RoleMissing(Exception):
+    """A service is to log in with a role that is not there and may not be made."""
+
+
 async def give_role(connection: _Connection, schema: str, service: str, password: str | None) -> str | None:
     """See to the service's role and its rights on the schema; with a password it may log in. Returns a line for the
-    operator where something is left to do. Under the lock of the migrations."""
+    operator where something is left to do. Under the lock of the migrations. Raises RoleMissing."""
     role, line = role_of(service), None
     try:
         await _again(connection, lambda: _see_to_role(connection, role, password))
     except asyncpg.InsufficientPrivilegeError as error:
         line = f"the role {role} is left as it is ({error})"
         if not await connection.fetchval("SELECT true FROM pg_roles WHERE rolname = $1", role):
-            return (
+            line = (
                 f"the role {role} is not there and may not be made ({error});"
                 f" leave DB_{service.upper()}_PASSWORD unset, so that the service logs in as this user does"
             )
+            if password is not None:
+                raise RoleMissing(line) from None
+            return line
     await _again(connection, lambda: _grant(connection, schema, role))
     return line
 

@@ -8,11 +8,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, field_validator
 
 from boostedcalls.common.bus import NatsSettings
+from boostedcalls.common.bus.settings import NatsPassword
 from boostedcalls.common.settings import Names, Seconds, Settings, strong_secret
 
 
 class CallsNats(NatsSettings):
-    nats_calls_password: SecretStr | None = None
+    nats_calls_password: NatsPassword | None = None
 
 
 class ProviderSettings(Settings):

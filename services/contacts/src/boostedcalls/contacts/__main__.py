@@ -7,9 +7,10 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Annotated
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator
 
 from boostedcalls.common.bus import NatsSettings, connect, endpoint, serve, wait_for_streams
+from boostedcalls.common.bus.settings import NatsPassword
 from boostedcalls.common.bus.streams import CALL_EVENTS
 from boostedcalls.common.db import DatabaseSettings, open_pool, reachable
 from boostedcalls.common.health import serve_health
@@ -24,7 +25,7 @@ from boostedcalls.contacts.phone import known_region
 
 
 class ContactsNats(NatsSettings):
-    nats_contacts_password: SecretStr | None = None
+    nats_contacts_password: NatsPassword | None = None
 
 
 class ContactsSettings(Settings):

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_val
 from pydantic_core import PydanticCustomError
 
 from boostedcalls.common.bus import NatsSettings
+from boostedcalls.common.bus.settings import NatsPassword
 from boostedcalls.common.db import DatabaseSettings
 from boostedcalls.common.settings import Listed, Names, Settings, strong_secret
 from boostedcalls.gateway.claims import MAX_SECONDS
@@ -35,7 +36,7 @@ class KeyFileSettings(Settings):
 
 
 class GatewaySettings(DatabaseSettings, NatsSettings, KeyFileSettings, WebhookSettings):
-    nats_gateway_password: SecretStr | None = None
+    nats_gateway_password: NatsPassword | None = None
     host: str = "0.0.0.0"
     port: int = Field(8000, ge=0, le=65535)
     operations_host: str = "0.0.0.0"

@@ -5,7 +5,8 @@ A wrong password counts for its account at that client's address, for the accoun
 a free number of them each makes the next try wait, twice as long each time. A try that came too early is refused before
 its password is looked at, and changes nothing: whoever hammers neither prolongs the wait nor costs a hash.
 
-Nobody can lock another out: where an account has logged in from an address before, only wrong tries from there count.
+Nobody can lock another out: where an account has logged in from an address before, only wrong tries from there count;
+and who tries an account for the first time from an address does not wait for what others did to that account.
 Accounts that do not exist are counted like those that do.
 """
 
@@ -60,7 +61,7 @@ class Counted:
 
 
 _LOOK = """
-    SELECT kind, extract(epoch FROM blocked_until - clock_timestamp())::float8 AS wait FROM auth.tries
+    SELECT kind, count, extract(epoch FROM blocked_until - clock_timestamp())::float8 AS wait FROM auth.tries
     WHERE key = ANY($1::bytea[]) AND forget_at > clock_timestamp()
 """
 # Who makes at most four rows removes up to twenty old ones. By itself: it must not hold them while it waits for others.
@@ -77,11 +78,14 @@ _MAKE = """
 """
 # All rows are locked before any is judged, so of tries at the same time each sees those before it. One statement: no
 # gateway that stops in between holds a lock that others wait for.
-_COUNT = """
+_COUNT = f"""
     WITH held AS (
         SELECT * FROM auth.tries WHERE key = ANY($1::bytea[]) ORDER BY kind FOR UPDATE
     ), verdict AS (
-        SELECT count(*) = cardinality($1::bytea[]) AS complete, max(blocked_until) AS blocked_until,
+        SELECT count(*) = cardinality($1::bytea[]) AS complete,
+            coalesce(max(blocked_until) FILTER (WHERE kind <> {Kind.ACCOUNT:d} OR EXISTS (
+                SELECT FROM held AS pair WHERE pair.kind = {Kind.PAIR:d} AND pair.count > 0
+            )), 'epoch') AS blocked_until,
             clock_timestamp() AS at
         FROM held
     ), step AS (
@@ -100,7 +104,7 @@ _COUNT = """
         FROM step WHERE tries.key = step.key
     )
     SELECT complete, extract(epoch FROM blocked_until - at)::float8 AS wait FROM verdict
-"""
+"""  # noqa: S608 - our own numbers
 # A try that was let in had no delay before it, so none is left when it is taken back. What counts nothing is soon gone.
 _RIGHT = """
     WITH held AS (
@@ -140,6 +144,8 @@ class Throttle:
         async with reading(self._pool) as connection:
             rows = await connection.fetch(_LOOK, [known, *(each.key for each in counted)])
             waits = {row["kind"]: row["wait"] for row in rows}
+            if not any(row["kind"] == Kind.PAIR and row["count"] for row in rows) and Kind.ACCOUNT in waits:
+                waits[Kind.ACCOUNT] = 0
             if Kind.KNOWN in waits:
                 # A try counts until its password was found right: of somebody known, many may be under way at once.
                 counted = [replace(each, free=each.free * _KNOWN_AT_ONCE) for each in counted if each.kind is Kind.PAIR]

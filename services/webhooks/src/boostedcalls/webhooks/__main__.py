@@ -6,9 +6,8 @@ import sys
 from contextlib import AsyncExitStack
 from functools import partial
 
-from pydantic import SecretStr
-
 from boostedcalls.common.bus import Endpoint, NatsSettings, connect, serve, wait_for_streams
+from boostedcalls.common.bus.settings import NatsPassword
 from boostedcalls.common.bus.streams import DLQ, PROVIDER_EVENTS
 from boostedcalls.common.health import serve_health
 from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK, INGEST_WEBHOOKS
@@ -18,7 +17,7 @@ from boostedcalls.webhooks.handlers import ingest, ingest_many
 
 
 class WebhooksNats(NatsSettings):
-    nats_webhooks_password: SecretStr | None = None
+    nats_webhooks_password: NatsPassword | None = None
 
 
 async def start(nats: NatsSettings, stack: AsyncExitStack, runtime: Runtime) -> None:

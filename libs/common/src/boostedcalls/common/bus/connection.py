@@ -304,8 +304,11 @@ async def connect(
         refused.cancel()
     late = not connecting.done() and not wait and not runtime.stopping.is_set()
     if not connecting.done() and watcher.refused.is_set():
-        await close()
-        raise Unavailable(f"NATS refuses the user {name}: look at NATS_URL and NATS_{name.upper()}_PASSWORD")
+        refusal = f"NATS refuses the user {name}: look at NATS_URL and NATS_{name.upper()}_PASSWORD"
+        if wait:
+            await close()
+            raise Unavailable(refusal)
+        log.error("nats_refuses", reason=refusal)
     if late:
         log.warning("nats_away", reason=watcher.last_error, text="going on without it until it answers")
         connecting.add_done_callback(watcher.on_tried)

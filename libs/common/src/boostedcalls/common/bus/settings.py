@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
 
 from boostedcalls.common.settings import Settings
 
 ADMIN = "admin"
+
+
+_MIN_PASSWORD = 16
+
+
+def _strong(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value()) < _MIN_PASSWORD:
+        raise ValueError(f"needs at least {_MIN_PASSWORD} characters; make one with: openssl rand -hex 16")
+    return value
+
+
+NatsPassword = Annotated[SecretStr, AfterValidator(_strong)]
 
 
 class NatsSettings(Settings):
@@ -34,4 +48,4 @@ class NatsSettings(Settings):
 
 
 class AdminSettings(NatsSettings):
-    nats_admin_password: SecretStr | None = None
+    nats_admin_password: NatsPassword | None = None

@@ -3,7 +3,8 @@
 #
 #   gateway                     a Cloud Run service (HTTP, scales by requests)
 #   contacts, calls, webhooks   worker pools: they take their work from NATS and have no port to call
-#   migrate, streams            jobs, run to their end before the new version serves
+#   migrate, streams            jobs, run to their end before the new version serves; where CHANGELOG.md asks for it, stop
+#                               the worker pools and the service first (instances 0)
 #
 # Before the first run, once:
 #   - a service account for $SERVICE_ACCOUNT: gcloud iam service-accounts create boostedcalls

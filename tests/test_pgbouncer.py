@@ -19,10 +19,11 @@ from boostedcalls.common.db import SERVICE, DatabaseSettings, connection, open_p
 from boostedcalls.common.db_settings import role_of
 from boostedcalls.common.migrate import migrate
 from boostedcalls.devkit.attacks import Attacks
+from boostedcalls.devkit.credentials import password_variable
 from boostedcalls.devkit.pgbouncer import pgbouncer, pgbouncer_program
 from boostedcalls.devkit.pytest_plugin import SCHEMAS, StackFactory
 from boostedcalls.devkit.servers import Server, postgres_server
-from boostedcalls.devkit.stack import EVERYTHING, Stack, password_variable
+from boostedcalls.devkit.stack import EVERYTHING, Stack
 
 if TYPE_CHECKING:
     from conftest import SignUp

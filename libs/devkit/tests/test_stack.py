@@ -11,9 +11,10 @@ import pytest
 from boostedcalls.devkit import environment
 from boostedcalls.devkit.child import Child, until_ready
 from boostedcalls.devkit.console import Console
+from boostedcalls.devkit.credentials import new_database_passwords
 from boostedcalls.devkit.errors import ChildDied, DevkitError
 from boostedcalls.devkit.net import http_status, reserved_port
-from boostedcalls.devkit.stack import Stack, new_database_passwords
+from boostedcalls.devkit.stack import Stack
 
 SERVERS_ONLY = {"parts": ("nats", "postgres"), "durable": False}
 

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from boostedcalls.devkit.credentials import new_database_passwords, new_secrets
 from boostedcalls.devkit.errors import DevkitError
 from boostedcalls.devkit.folder import in_use, private_folder, write_private
 from boostedcalls.devkit.servers import NATS_USERS, nats_passwords, nats_variable
-from boostedcalls.devkit.stack import EVERYTHING, new_database_passwords, new_secrets
+from boostedcalls.devkit.stack import EVERYTHING
 
 DEFAULT_PORT = 8000
 # Lost webhooks are part of the demonstration; with the usual steps a minute would pass before they show.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -16,16 +15,16 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from boostedcalls.devkit.child import Child, LineSink, until_ready
+from boostedcalls.devkit.credentials import WITH_MIGRATIONS, new_database_passwords, new_secrets, own_variables
 from boostedcalls.devkit.errors import DevkitError
 from boostedcalls.devkit.folder import private_folder
 from boostedcalls.devkit.net import HOST, http_status, reserved_port
 from boostedcalls.devkit.servers import (
     NATS_ADMIN,
     NATS_CONFIG,
-    NATS_USERS,
     Server,
     nats_server,
     nats_variable,
@@ -36,31 +35,13 @@ from boostedcalls.devkit.supervise import Supervised
 SERVERS = ("nats", "postgres")
 SERVICES = ("simulator", "webhooks", "contacts", "calls", "gateway")
 EVERYTHING = (*SERVERS, *SERVICES)
-_WITH_MIGRATIONS = ("gateway", "contacts", "calls")
 _WITH_STREAMS = {"webhooks", "contacts", "calls"}
 # What runs once, as the administrator of NATS.
 _MODULES = {NATS_ADMIN: "common.streams"}
-_OWNERS = ("DB_USER", "DB_PASSWORD")
 _STOP_ORDER = (("gateway",), ("calls", "contacts", "webhooks"), ("simulator",), SERVERS)
 _LARGE_LOG = 20_000_000
 
 Sinks = Callable[[str], LineSink]
-
-
-def new_secrets() -> dict[str, str]:
-    """Fresh values for every secret our processes want."""
-    names = ("JWT_SECRET", "VAPI_WEBHOOK_SECRET", "CALL_SIGNING_SECRET")
-    return {name: secrets.token_hex(32) for name in names}
-
-
-def password_variable(service: str) -> str:
-    """The variable that holds the password of the service's own role in the database."""
-    return f"DB_{service.upper()}_PASSWORD"
-
-
-def new_database_passwords() -> dict[str, str]:
-    """A fresh password for each service's role."""
-    return {password_variable(name): secrets.token_hex(16) for name in _WITH_MIGRATIONS}
 
 
 def _bare_environment() -> dict[str, str]:
@@ -150,17 +131,7 @@ class Stack:
     def environment(self, name: str, *, owner: bool = False, operator: bool = False) -> dict[str, str]:
         """The variables of a service's processes: with its own login to the database, and the owner's for `owner` or
         where it has none of its own; with its own login to NATS, and everybody's for `operator`."""
-        own = password_variable(name)
-        passwords = {password_variable(each) for each in _WITH_MIGRATIONS} - {own}
-        if not operator:
-            passwords |= {nats_variable(user) for user in NATS_USERS if user != name}
-        env = {variable: value for variable, value in self.env.items() if variable not in passwords}
-        if not owner and (own in env or name not in _WITH_MIGRATIONS):
-            env = {variable: value for variable, value in env.items() if variable not in _OWNERS}
-            if "DATABASE_URL" in env:
-                url = urlsplit(env["DATABASE_URL"])
-                env["DATABASE_URL"] = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
-        return env
+        return own_variables(self.env, name, owner=owner, operator=operator)
 
     def log(self, name: str, index: int = 0) -> Path:
         """The log file of a process."""
@@ -214,7 +185,7 @@ class Stack:
         self._simulator_port = self._exit.enter_context(reserved_port())
         await _together(self._start_server(name) for name in SERVERS if name in self.parts)
         self.env = self._environment()
-        first = [self._migrate(name) for name in _WITH_MIGRATIONS if name in self.parts]
+        first = [self._migrate(name) for name in WITH_MIGRATIONS if name in self.parts]
         await _together([*first, *([self.make_streams()] if _WITH_STREAMS & set(self.parts) else [])])
         wanted = [(name, index) for name in SERVICES if name in self.parts for index in range(self._count(name))]
         await _together(self._start_service(name, index) for name, index in wanted)

@@ -15,8 +15,9 @@ if _hidden:
     del sys.modules["aiohttp"]
 
 from boostedcalls.common.bus.batch import publish_all
-from boostedcalls.common.bus.connection import Bus, connect
+from boostedcalls.common.bus.connection import Bus
 from boostedcalls.common.bus.consume import Delivery, consume, dead_letter
+from boostedcalls.common.bus.opening import connect
 from boostedcalls.common.bus.outgoing import Outgoing, event_message
 from boostedcalls.common.bus.rpc import Endpoint, endpoint, serve
 from boostedcalls.common.bus.settings import NatsSettings

@@ -1,0 +1,44 @@
+"""The secrets of a system, and which of them a process is given: its own."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from boostedcalls.devkit.servers import NATS_USERS, nats_variable
+
+WITH_MIGRATIONS = ("gateway", "contacts", "calls")
+_OWNERS = ("DB_USER", "DB_PASSWORD")
+
+
+def new_secrets() -> dict[str, str]:
+    """Fresh values for every secret our processes want."""
+    names = ("JWT_SECRET", "VAPI_WEBHOOK_SECRET", "CALL_SIGNING_SECRET")
+    return {name: secrets.token_hex(32) for name in names}
+
+
+def password_variable(service: str) -> str:
+    """The variable that holds the password of the service's own role in the database."""
+    return f"DB_{service.upper()}_PASSWORD"
+
+
+def new_database_passwords() -> dict[str, str]:
+    """A fresh password for each service's role."""
+    return {password_variable(name): secrets.token_hex(16) for name in WITH_MIGRATIONS}
+
+
+def own_variables(given: Mapping[str, str], name: str, *, owner: bool, operator: bool) -> dict[str, str]:
+    """The variables of a service's processes, out of an operator's: with its own login to the database, and the owner's
+    for `owner` or where it has none of its own; with its own login to NATS, and everybody's for `operator`."""
+    own = password_variable(name)
+    passwords = {password_variable(each) for each in WITH_MIGRATIONS} - {own}
+    if not operator:
+        passwords |= {nats_variable(user) for user in NATS_USERS if user != name}
+    env = {variable: value for variable, value in given.items() if variable not in passwords}
+    if not owner and (own in env or name not in WITH_MIGRATIONS):
+        env = {variable: value for variable, value in env.items() if variable not in _OWNERS}
+        if "DATABASE_URL" in env:
+            url = urlsplit(env["DATABASE_URL"])
+            env["DATABASE_URL"] = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
+    return env

@@ -13,10 +13,10 @@ import asyncpg
 
 from bench import ours
 from bench.data import DataSet
-from bench.rig import UNLIMITED
 from boostedcalls.devkit.procs import descendants
 from boostedcalls.devkit.servers import NATS_CONFIG
 from boostedcalls.devkit.stack import Stack
+from boostedcalls.devkit.unlimited import UNLIMITED
 
 NatsSync = Literal["always", "default"]
 PARTS = ("nats", "postgres", "webhooks", "contacts", "calls", "gateway")

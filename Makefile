@@ -45,7 +45,8 @@ streams: setup ## Make the streams in NATS, or bring them up to date: of the run
 	@exec $(DEVKIT) exec common.streams
 
 # As they were typed: make would take a dollar sign in a password for one of its own. The password goes through a pipe,
-# since everybody on the machine sees the arguments of a process; printf is none, it belongs to the shell.
+# since everybody on the machine sees the arguments of a process; printf is none, it belongs to the shell. Make's own
+# arguments are seen too: `PASSWORD=… make user EMAIL=…` is in none.
 user: override export EMAIL := $(value EMAIL)
 user: override export PASSWORD := $(value PASSWORD)
 user: setup ## Add a user: EMAIL=… PASSWORD=… (asked for when left out)

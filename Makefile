@@ -44,18 +44,22 @@ migrate: setup ## Bring the database up to date: of the running `make run`, else
 streams: setup ## Make the streams in NATS, or bring them up to date: of the running `make run`, else of .env
 	@exec $(DEVKIT) exec common.streams
 
-# As they were typed: make would take a dollar sign in a password for one of its own.
+# As they were typed: make would take a dollar sign in a password for one of its own. The password goes through a pipe,
+# since everybody on the machine sees the arguments of a process; printf is none, it belongs to the shell. Make's own
+# arguments are seen too: `PASSWORD=… make user EMAIL=…` is in none.
 user: override export EMAIL := $(value EMAIL)
 user: override export PASSWORD := $(value PASSWORD)
 user: setup ## Add a user: EMAIL=… PASSWORD=… (asked for when left out)
 	@test -n "$$EMAIL" || { echo 'usage: make user EMAIL=you@example.com [PASSWORD=…]' >&2; exit 2; }
-	@exec $(DEVKIT) exec gateway user add "$$EMAIL" $${PASSWORD:+--password "$$PASSWORD"}
+	@if test -n "$$PASSWORD"; then printf '%s\n' "$$PASSWORD" | $(DEVKIT) exec gateway user add "$$EMAIL"; \
+	else exec $(DEVKIT) exec gateway user add "$$EMAIL"; fi
 
 password: override export EMAIL := $(value EMAIL)
 password: override export PASSWORD := $(value PASSWORD)
 password: setup ## Give a user another password and end their sessions: EMAIL=… PASSWORD=… (asked for when left out)
 	@test -n "$$EMAIL" || { echo 'usage: make password EMAIL=you@example.com [PASSWORD=…]' >&2; exit 2; }
-	@exec $(DEVKIT) exec gateway user password "$$EMAIL" $${PASSWORD:+--password "$$PASSWORD"}
+	@if test -n "$$PASSWORD"; then printf '%s\n' "$$PASSWORD" | $(DEVKIT) exec gateway user password "$$EMAIL"; \
+	else exec $(DEVKIT) exec gateway user password "$$EMAIL"; fi
 
 keys: setup ## The keys of access tokens in JWT_KEYS_FILE: ARGS="add --alg EdDSA", ARGS="sign KID", ARGS="retire KID"
 	@exec $(PYTHON) -m boostedcalls.gateway keys $(or $(ARGS),list)

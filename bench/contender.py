@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -13,10 +14,10 @@ import asyncpg
 
 from bench import ours
 from bench.data import DataSet
-from bench.rig import UNLIMITED
 from boostedcalls.devkit.procs import descendants
 from boostedcalls.devkit.servers import NATS_CONFIG
 from boostedcalls.devkit.stack import Stack
+from boostedcalls.devkit.unlimited import UNLIMITED
 
 NatsSync = Literal["always", "default"]
 PARTS = ("nats", "postgres", "webhooks", "contacts", "calls", "gateway")
@@ -56,8 +57,9 @@ def nats_config(folder: Path, sync: NatsSync) -> Path:
     lines = [line for line in NATS_CONFIG.read_text().splitlines(keepends=True) if "sync_interval" not in line]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "nats-default-sync.conf"
-    # What it includes stays where it is.
-    path.write_text("".join(lines).replace('include "', f'include "{NATS_CONFIG.parent}/'))
+    # What it includes stays where it is; the server looks for it from the folder of this file, whatever it is called.
+    deploy = os.path.relpath(NATS_CONFIG.parent, folder)
+    path.write_text("".join(lines).replace('include "', f'include "{deploy}/'))
     return path
 
 

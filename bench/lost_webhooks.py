@@ -31,9 +31,10 @@ from typing import Any
 
 import asyncpg
 import httpx2
-from rig import UNLIMITED, Proxy, User, figures, proxy, user_of
+from rig import Proxy, User, figures, proxy, user_of
 
 from boostedcalls.devkit.stack import Stack
+from boostedcalls.devkit.unlimited import UNLIMITED
 
 SCENARIOS = ["00", "01", "02", "03", "04", "05", "10", "11", "12", "13", "20", "22", "23", "24"]
 STATUS = {"01": "busy", "02": "no-answer", "03": "voicemail", "04": "failed", "05": "cancelled"}

@@ -27,6 +27,7 @@ _CALL_COLUMNS = (
     "transcript", "summary", "analysis", "messages", "recording_url", "stereo_recording_url", "started_at", "ended_at",
     "duration_seconds", "cost", "cost_breakdown", "final", "keys", "provider_call_id", "dispatch_started_at",
 )  # fmt: skip
+_USER_COLUMNS = ("id", "email", "password_hash", "created_at")
 _LIVE_COLUMNS = (
     "id", "user_id", "created_at", "updated_at", "contact_id", "contact_name", "contact_phone", "assistant_id",
     "phone_number_id", "status", "provider_call_id", "dispatch_started_at", "due_at",
@@ -140,7 +141,7 @@ async def _copy_calls(url: str, data: DataSet, now: datetime, first: int, end: i
 async def _fill_users_and_contacts(connection: asyncpg.Connection[Any], data: DataSet, now: datetime) -> None:
     hashed = await Passwords().hash(PASSWORD)
     users = [(user.id, user.email, hashed, now) for user in data.user_rows()]
-    await connection.copy_records_to_table("users", schema_name="auth", records=users)
+    await connection.copy_records_to_table("users", schema_name="auth", columns=_USER_COLUMNS, records=users)
     contacts = (
         (one.id, one.user_id, one.name, one.phone, one.email, None, one.created_at, one.created_at)
         for one in data.contact_rows(now)

@@ -28,10 +28,11 @@ import asyncpg
 import httpx2
 import nats  # noqa: TID251 - it looks at the streams from outside
 import orjson
-from rig import UNLIMITED, figures, user_of
+from rig import figures, user_of
 
 from boostedcalls.devkit.procs import frozen
 from boostedcalls.devkit.stack import Stack
+from boostedcalls.devkit.unlimited import UNLIMITED
 
 SERVICES = ("gateway", "calls", "contacts", "webhooks")
 CALLS = 200

@@ -15,13 +15,6 @@ import httpx2
 from aiohttp import web
 
 PASSWORD = "correct-horse-battery"  # noqa: S105 - of an account that lives as long as the run
-# One user asks for more than anybody may.
-UNLIMITED = {
-    "REQUESTS_PER_USER_PER_MINUTE": "0",
-    "CREATE_CALLS_PER_MINUTE": "0",
-    "NUMBER_COOLDOWN": "0",
-    "SIGNUPS_PER_ADDRESS_PER_HOUR": "0",
-}
 # The host is passed on: of it the provider makes its control URLs.
 _HOP = {"content-length", "transfer-encoding", "connection"}
 

@@ -27,13 +27,13 @@ from bench.bodies import BLOCK, EVENTS, order, templates
 from bench.contender import Contender, with_children
 from bench.footprint import SERVICES
 from bench.ingest import CONNECTIONS, MOST_EVENTS
-from bench.rig import UNLIMITED
 from bench.scaling_books import CONSUMER, PATIENCE, STREAM, check
 from bench.scaling_table import table, write
 from bench.setup import BASE, Figures, Setup, log_in
 from boostedcalls.devkit.cluster import NatsCluster, nats_cluster
 from boostedcalls.devkit.servers import CHECKOUT
 from boostedcalls.devkit.stack import Stack
+from boostedcalls.devkit.unlimited import UNLIMITED
 
 SIZES = (1, 2, 4)
 PAGE = CHECKOUT / "docs" / "scaling.md"

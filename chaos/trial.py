@@ -18,6 +18,7 @@ from typing import Any
 
 from boostedcalls.devkit.net import reserved_port
 from boostedcalls.devkit.stack import Stack
+from boostedcalls.devkit.unlimited import UNLIMITED
 from chaos.check import Verdict, check
 from chaos.door import Door
 from chaos.evidence import gather
@@ -37,8 +38,7 @@ SETTINGS = {
     "DISPATCH_DEADLINE": "30",
     "SYNC_ON_READ": "0.5",
     "SIGNUP_ENABLED": "true",
-    "SIGNUPS_PER_ADDRESS_PER_HOUR": "0",
-    "REQUESTS_PER_USER_PER_MINUTE": "0",
+    **UNLIMITED,
     "ACCESS_TOKEN_MINUTES": "60",
     "MAX_ACTIVE_CALLS_PER_USER": "10000",
     "LOG_LEVEL": "WARNING",

@@ -186,6 +186,27 @@ async def test_a_password_with_dollar_signs_reaches_the_user_as_it_was_typed(tmp
             assert (await client.post("/api/token/", json=login)).status_code == 200
 
 
+async def test_password_given_to_make_in_the_environment_is_in_no_command_line(tmp_path):
+    secret = "never-shown-password-1"
+    async with running(tmp_path / "home") as run:
+        seen = set()
+        for command in ("user", "password"):
+            made = await asyncio.create_subprocess_exec(
+                "make", command, "EMAIL=quiet@example.com", env={**run.env, "PASSWORD": secret}, cwd=CHECKOUT
+            )
+            ended = asyncio.create_task(made.wait())
+            while not ended.done():
+                seen |= {command_line(pid) for pid in (made.pid, *descendants(made.pid))}
+                await asyncio.wait([ended], timeout=0.01)
+            assert await ended == 0
+        # Looked at often enough to have seen the command itself.
+        assert any("quiet@example.com" in line and "boostedcalls" in line for line in seen)
+        assert not [line for line in seen if secret in line]
+        async with httpx2.AsyncClient(base_url=run.url) as client:
+            login = {"username": "quiet@example.com", "password": secret}
+            assert (await client.post("/api/token/", json=login)).status_code == 200
+
+
 async def make(env, *arguments):
     """Run make; its exit code and what it printed."""
     found = await asyncio.create_subprocess_exec(

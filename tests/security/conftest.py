@@ -24,19 +24,14 @@ from nats.js.api import RawStreamMsg
 
 from boostedcalls.devkit.pytest_plugin import StackFactory
 from boostedcalls.devkit.stack import SERVICES, Stack
+from boostedcalls.devkit.unlimited import UNLIMITED, UNTHROTTLED
 from tests.watch import metric, streams
 
 DATA = Path(__file__).parents[1] / "data"
 # Attacks come faster than people work: what limits people is tested elsewhere.
-UNLIMITED = {
-    "REQUESTS_PER_USER_PER_MINUTE": "0",
-    "CREATE_CALLS_PER_MINUTE": "0",
-    "NUMBER_COOLDOWN": "0",
-    "LOGIN_TRIES_PER_PAIR": "0",
-    "LOGIN_TRIES_PER_ACCOUNT": "0",
-    "LOGIN_TRIES_PER_ADDRESS": "0",
-    "LOGIN_TRIES_PER_MINUTE": "0",
-    "SIGNUPS_PER_ADDRESS_PER_HOUR": "0",
+SETTINGS = {
+    **UNLIMITED,
+    **UNTHROTTLED,
     "MAX_ACTIVE_CALLS_PER_USER": "100000",
     "AUDIT_EVERY": "1",
     "ACCESS_TOKEN_MINUTES": "60",
@@ -141,7 +136,7 @@ async def running(
     stack: StackFactory, fast: dict[str, str], explained: set[tuple[str, str, str]]
 ) -> AsyncGenerator[Stack]:
     """The module's own system. After the module: nothing restarted, grown, failed, or written where it should not."""
-    async with stack(env=fast | UNLIMITED) as system:
+    async with stack(env=fast | SETTINGS) as system:
         members = {name: system.member(name) for name in (*SERVICES, "nats")}
         pids = {name: member.server.child.pid for name, member in members.items()}
         before = {name: resident(pid) for name, pid in pids.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -25,6 +26,7 @@ from boostedcalls.gateway.drain import Breaker, start_drainer
 from boostedcalls.gateway.edge import Edge
 from boostedcalls.gateway.flights import Flights
 from boostedcalls.gateway.keyring import Keyring
+from boostedcalls.gateway.legacy_cost import LegacyCost
 from boostedcalls.gateway.openapi import document
 from boostedcalls.gateway.passwords import Passwords
 from boostedcalls.gateway.problems import HANDLERS
@@ -139,15 +141,20 @@ async def start(
     secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else None
     keys = Keyring(secret, settings.jwt_keys_file)
     revocations = Revocations()
-    await revocations.first(pool)
-    watching = [runtime.spawn(revocations.follow(pool), "revocations")]
+    legacy_cost = LegacyCost()
+    await asyncio.gather(revocations.first(pool), legacy_cost.first(pool))
+    watching = [
+        runtime.spawn(revocations.follow(pool), "revocations"),
+        runtime.spawn(legacy_cost.follow(pool), "legacy_cost"),
+    ]
     if settings.jwt_keys_file is not None:
         watching.append(runtime.spawn(keys.follow(), "keys"))
     stack.push_async_callback(runtime.cancel, *watching)
     limit = settings.requests_per_user_per_minute
     quota = Quota(pool, limit) if limit else None
+    passwords = Passwords(legacy_cost)
     throttle = Throttle(pool, settings)
-    deps = Deps(settings, bus, pool, Passwords(), breaker, spool, Flights(), keys, revocations, throttle, quota)
+    deps = Deps(settings, bus, pool, passwords, breaker, spool, Flights(), keys, revocations, throttle, quota)
     await serve_http(stack, runtime, build_app(deps), sock)
     if operations_sock is not None:
         await serve_http(stack, runtime, build_operations(deps), operations_sock)

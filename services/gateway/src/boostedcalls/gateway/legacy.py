@@ -12,6 +12,7 @@ from argon2.exceptions import InvalidHashError
 
 MAX_ITERATIONS = 5_000_000
 """Some seconds of one processor for each try; Django's own default stands at a fifth of it."""
+_SALT = b"twenty-two-characters-"  # Django's are as long
 _PREFIX = "pbkdf2_sha256$"
 _FORM = re.compile(r"pbkdf2_sha256\$([1-9][0-9]{0,6})\$([^$\s]{1,128})\$([A-Za-z0-9+/]{43}=)")
 # What a login may cost with a hash that was made elsewhere.
@@ -37,6 +38,13 @@ def matches(password: str, password_hash: str) -> bool:
         return False
     iterations, salt, digest = parts
     return hmac.compare_digest(hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations), digest)
+
+
+def spend(password: str, password_hash: str | None, iterations: int) -> None:
+    """The work of `iterations`, less what the check of this hash was already. Takes long: in a thread."""
+    parts = _parts(password_hash) if password_hash and is_pbkdf2(password_hash) else None
+    if (rest := iterations - (parts[0] if parts else 0)) > 0:
+        hashlib.pbkdf2_hmac("sha256", password.encode(), _SALT, rest)
 
 
 def importable(password_hash: str) -> str:

@@ -23,7 +23,7 @@ from boostedcalls.gateway.claims import LEEWAY_SECONDS, MAX_SECONDS
 EVERY = 1.0
 """Seconds between two looks into the database."""
 # An access token of a session that ended longer ago has expired, whatever its settings were. A minute for clocks.
-_REMEMBERED = MAX_SECONDS + LEEWAY_SECONDS + 60
+REMEMBERED = MAX_SECONDS + LEEWAY_SECONDS + 60
 # What was revoked before the last look, by a transaction that had not ended then: none lasts longer.
 _OVERLAP = timedelta(seconds=60)
 
@@ -49,7 +49,7 @@ class Revocations:
         return len(self._forget_at)
 
     def add(self, sessions: Iterable[UUID]) -> None:
-        forget_at = monotonic() + _REMEMBERED
+        forget_at = monotonic() + REMEMBERED
         for session in sessions:
             # The first word counts, else what is looked at again and again would never go.
             self._forget_at.setdefault(str(session), forget_at)
@@ -57,7 +57,7 @@ class Revocations:
     async def refresh(self, pool: Pool) -> None:
         """Take what has ended since the last look. Raises Unavailable, and what asyncpg raises."""
         async with reading(pool) as connection:
-            row = await connection.fetchrow(_ENDED, self._since, timedelta(seconds=_REMEMBERED))
+            row = await connection.fetchrow(_ENDED, self._since, timedelta(seconds=REMEMBERED))
         assert row is not None  # noqa: S101 - a SELECT without FROM
         self.add(row["ids"])
         self._since = row["at"] - _OVERLAP

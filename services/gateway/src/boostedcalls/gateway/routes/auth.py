@@ -96,23 +96,27 @@ def _tokens(deps: Deps, session: Session) -> Response:
 )
 async def create_token(request: Request, login: Login) -> Response:
     """The same answer, after the same time, for a wrong password and for an unknown user. After some wrong passwords
-    each further try has to wait, up to a quarter of an hour: 429, with `Retry-After`."""
+    each further try has to wait, up to a quarter of an hour: 429, with `Retry-After`. Of more than a hundred sessions
+    of a user the one ends that was not refreshed for longest."""
     deps = deps_of(request)
     user = await check_password(request, login.username, await find_user(deps.pool, login.username), login.password)
     if deps.passwords.outdated(user.password_hash):
         await replace_hash(deps.pool, user, await deps.passwords.hash(login.password))
-    return _tokens(deps, await open_session(deps.pool, user, _lifetime(deps)))
+    session = await open_session(deps.pool, user, _lifetime(deps))
+    deps.revocations.add(session.ended)
+    return _tokens(deps, session)
 
 
 @router.post(
     "/api/token/refresh/",
     summary="Refresh an expired access token",
     response_model=Tokens,
-    responses=errors(*_FAULTS, "token_invalid"),
+    responses=errors(*_FAULTS, "token_invalid", "rate_limited"),
 )
 async def refresh_token(request: Request, body: Refresh) -> Response:
     """Answers a new pair. A refresh token is good for one use. For ten seconds, and until the new one is used, a repeat
-    is answered the same refresh token; any other second use ends the session for both parties."""
+    is answered the same refresh token; any other second use ends the session for both parties. A session may be
+    refreshed sixty times within a minute; then 429, with `Retry-After`."""
     deps = deps_of(request)
     try:
         session = await rotate(deps.pool, body.refresh, _lifetime(deps))

@@ -35,7 +35,7 @@ MAX_SESSIONS = 100
 """How many live ones a user may have."""
 MAX_ROTATIONS = 60
 """How often a session may be refreshed within a minute."""
-KEPT = 100
+KEPT = 3000
 """How many used tokens of a session are kept."""
 # A session that ended longer ago is in nobody's list of revocations, and need not be. Twice: they look at other times.
 _ENDED_FOR = timedelta(seconds=2 * REMEMBERED)

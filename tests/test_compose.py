@@ -155,7 +155,8 @@ def entrypoint(*arguments: str, **variables: str) -> subprocess.CompletedProcess
 
 def test_the_simulator_stands_in_until_there_is_a_key():
     compose = SERVICES["calls"]["environment"]
-    simulator = {name: compose[name] for name in ("SIMULATOR_URL", "SIMULATOR_WEBHOOK_URL")}
+    names = ("SIMULATOR_URL", "SIMULATOR_WEBHOOK_URL", "SIMULATOR_WEBHOOK_SECRET")
+    simulator = {name: compose[name] for name in names}
     empty = {"VAPI_API_KEY": "", "VAPI_BASE_URL": ""}
     assert entrypoint("printenv", "VAPI_BASE_URL", **simulator, **empty).stdout == "http://simulator:8090\n"
     assert entrypoint("printenv", "VAPI_BASE_URL", **simulator, **empty | {"VAPI_API_KEY": "real"}).stdout == "\n"

@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from boostedcalls.gateway.rooms import MAX_STRANGERS_BODY
+
 CONTACT = "/api/contacts/019c4a2f-31c4-7d52-8a3e-6b0f9d7c1e24/"
 CALL = "/api/calls/019c4a7d-7e0a-7b1e-9f5c-2d8a1c6e4b90/"
 GOOD_CONTACT = {"name": "Jane Doe", "phone": "+1987654321"}
@@ -60,7 +62,8 @@ async def test_body_that_is_no_json_object_is_malformed(gateway, method, path, b
 async def test_login_with_a_body_that_is_no_json_object_is_malformed(gateway, client):
     for body in MALFORMED.values():
         answer = await client.post("/api/token/", content=body, headers={"Content-Type": "application/json"})
-        gateway.is_problem(answer, 400, "malformed_body")
+        expected = (400, "malformed_body") if len(body) <= MAX_STRANGERS_BODY else (413, "payload_too_large")
+        gateway.is_problem(answer, *expected)
 
 
 @pytest.mark.parametrize(

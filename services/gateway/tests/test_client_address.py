@@ -9,7 +9,11 @@ from boostedcalls.gateway.address import client_of
 from boostedcalls.gateway.settings import GatewaySettings
 
 PROXIES = tuple(ip_network(text) for text in ("10.0.0.0/8", "192.0.2.7/32", "2001:db8:ffff::/48"))
-NEEDED = {"jwt_secret": "0123456789abcdef" * 2, "vapi_webhook_secret": "x" * 16, "nats_url": "nats://127.0.0.1:4222"}
+NEEDED = {
+    "jwt_secret": "0123456789abcdef" * 2,
+    "vapi_webhook_secret": "0123456789abcdef",
+    "nats_url": "nats://127.0.0.1:4222",
+}
 FORGED = [
     ["198.51.100.1"],
     ["198.51.100.1, 198.51.100.2"],

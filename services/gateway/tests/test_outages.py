@@ -7,7 +7,7 @@ import pytest
 from boostedcalls.common.bus import Endpoint
 from boostedcalls.common.messages.calls import PENDING_COUNT
 from boostedcalls.common.messages.webhooks import INGEST_WEBHOOK
-from boostedcalls.gateway import edge
+from boostedcalls.gateway import app
 
 LOGIN = {"username": "user@example.com", "password": "some password"}
 
@@ -25,35 +25,42 @@ async def test_service_that_does_not_answer_times_out(gateway, client, nats_serv
         gateway.is_problem(answer, 504, "timeout")
 
 
-async def test_request_beyond_those_that_fit_is_unavailable(gateway, client, nats_server, silent_peer, monkeypatch):
-    monkeypatch.setattr(edge, "MAX_IN_FLIGHT", 1)
+@pytest.fixture
+async def small(running, dsn, nats_server, monkeypatch):
+    """A gateway with a place for one request of users."""
+    monkeypatch.setattr(app, "MAX_IN_FLIGHT", 1)
+    async with running(dsn, nats_server.url) as found:
+        yield found
+
+
+async def test_request_beyond_those_that_fit_is_unavailable(small, nats_server, silent_peer):
+    path, client, headers = "/api/calls/pending-count/", small.client, small.bearer()
     async with silent_peer(nats_server.url, PENDING_COUNT.subject) as asked:
-        waiting = asyncio.create_task(client.get("/api/calls/pending-count/", headers=gateway.bearer()))
+        waiting = asyncio.create_task(client.get(path, headers=headers))
         await asked.wait()
-        answer = await client.get("/openapi.json")
-        gateway.is_problem(answer, 503, "unavailable")
+        answer = await client.get("/api/calls/", headers=headers)
+        small.is_problem(answer, 503, "unavailable")
+        assert answer.json()["detail"] == "Too many requests at once"
         assert int(answer.headers["retry-after"]) > 0
         # It lives: to be started anew would help nobody.
-        assert (await client.get("/healthz")).status_code == 200
-        await waiting
-    assert (await client.get("/openapi.json")).status_code == 200
+        for other in ("/healthz", "/readyz", "/openapi.json"):
+            assert (await client.get(other)).status_code == 200
+        small.is_problem(await waiting, 504, "timeout")
+    assert (await client.get(path)).status_code == 401
 
 
-async def test_webhook_is_taken_however_many_other_requests_wait(
-    gateway, client, nats_server, peer, silent_peer, monkeypatch
-):
+async def test_webhook_is_taken_however_many_other_requests_wait(small, nats_server, peer, silent_peer):
     async def ingest(who, body):
         return b'{"ok":true}'
 
-    monkeypatch.setattr(edge, "MAX_IN_FLIGHT", 1)
     async with (
         peer(nats_server.url, Endpoint(INGEST_WEBHOOK, ingest)),
         silent_peer(nats_server.url, PENDING_COUNT.subject) as asked,
     ):
-        waiting = asyncio.create_task(client.get("/api/calls/pending-count/", headers=gateway.bearer()))
+        waiting = asyncio.create_task(small.client.get("/api/calls/pending-count/", headers=small.bearer()))
         await asked.wait()
-        answer = await client.post(
-            "/api/calls/webhook/", content=b"{}", headers={"x-vapi-secret": gateway.webhook_secret}
+        answer = await small.client.post(
+            "/api/calls/webhook/", content=b"{}", headers={"x-vapi-secret": small.webhook_secret}
         )
         assert answer.status_code == 200
         await waiting

@@ -20,6 +20,7 @@ from boostedcalls.gateway.webhook_settings import WebhookSettings
 
 PATH = "/api/calls/webhook/"
 NOW = 1_770_000_000
+GOOD = "0123456789abcdef"
 KEY, OLD = "the-signing-secret", "the-signing-secret-before"
 BODY = b'{"message": {"type": "status-update"}}'
 
@@ -244,14 +245,45 @@ def test_secrets_that_anybody_could_guess_are_refused(attacks):
         {"standard_webhooks_secret": "whsec_" + base64.b64encode(b"x" * 23).decode()},
         {"standard_webhooks_secret": "whsec_"},
         {"vapi_webhook_secret_previous": "x" * 32},
+        {"vapi_webhook_secret": "a" * 16},
+        {"vapi_webhook_secret": "abcdefg" * 9},
+        {"vapi_webhook_secret": GOOD, "vapi_webhook_secret_previous": "a" * 32},
+        {"vapi_webhook_hmac_secret": "a" * 16},
+        {"vapi_webhook_hmac_secret": GOOD, "vapi_webhook_hmac_secret_previous": "abcdefg" * 9},
+        {"vapi_webhook_hmac_secret": base64.b64encode(b"x" * 32).decode(), "vapi_webhook_hmac_secret_is_base64": True},
+        {"standard_webhooks_secret": "whsec_" + base64.b64encode(b"x" * 32).decode()},
+        {"standard_webhooks_secret": SECRET, "standard_webhooks_secret_previous": base64.b64encode(b"x" * 32).decode()},
     ]
+    WebhookSettings(vapi_webhook_secret=GOOD, _env_file=None)
     for settings in weak:
-        with pytest.raises(ValidationError):
+        with pytest.raises(ValidationError, match=r"needs at least|too easy to guess|is missing"):
             WebhookSettings(**settings, _env_file=None)
     attacks("Webhook: weak or missing secrets", len(weak))
 
 
+DEMO = "demo-only-webhook-secret"
+
+
+@pytest.mark.parametrize("way", [{"vapi_webhook_hmac_secret": KEY}, {"standard_webhooks_secret": SECRET}])
+def test_demo_secret_is_none_where_webhooks_are_signed(way):
+    secrets = {"vapi_webhook_secret": DEMO, "vapi_webhook_secret_previous": GOOD}
+    assert WebhookSettings(**secrets, _env_file=None).webhook_secrets() == (DEMO.encode(), GOOD.encode())
+    assert WebhookSettings(**secrets, **way, _env_file=None).webhook_secrets() == (GOOD.encode(),)
+    secrets = {"vapi_webhook_secret": GOOD, "vapi_webhook_secret_previous": DEMO}
+    assert WebhookSettings(**secrets, **way, _env_file=None).webhook_secrets() == (GOOD.encode(),)
+
+
 # At the door
+
+
+async def test_demo_secret_does_not_open_a_door_that_takes_signatures(running, dsn, nats_server, attacks):
+    options = {"vapi_webhook_secret": DEMO, "standard_webhooks_secret": SECRET}
+    async with running(dsn, nats_server.url, **options) as signing:
+        answer = await signing.client.post(PATH, content=PAYLOAD, headers={"x-vapi-secret": DEMO})
+        signing.is_problem(answer, 401, "webhook_auth_failed")
+        answer = await signing.client.post(PATH, content=PAYLOAD, headers=signed(stamp=int(time())))
+        signing.is_problem(answer, 503, "unavailable")
+    attacks("Webhook: the secret of the demo")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

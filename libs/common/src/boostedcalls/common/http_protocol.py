@@ -206,6 +206,9 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
+        if self._answering is not None and self._answering.body:
+            # Nobody read it, and nobody will, however long the connection stays.
+            self._answering.body = bytearray()
         if self.transport.is_closing():
             return
         self.flow.resume_reading()

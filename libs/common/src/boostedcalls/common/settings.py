@@ -54,10 +54,11 @@ Names = Annotated[tuple[str, ...], *Listed]
 """A list of words, written `a,b`."""
 
 
-def weakness(secret: bytes) -> str | None:
-    """What is wrong with a secret, with the command that makes a good one; None when nothing is."""
-    if len(secret) < MIN_SECRET_BYTES:
-        return f"needs at least {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32"
+def weakness(secret: bytes, least: int = MIN_SECRET_BYTES) -> str | None:
+    """What is wrong with a secret, which needs `least` bytes, with the command that makes a good one; None when nothing
+    is."""
+    if len(secret) < least:
+        return f"needs at least {least} bytes; make one with: openssl rand -hex 32"
     if len(set(secret)) < _MIN_DISTINCT:
         return "is too easy to guess; make one with: openssl rand -hex 32"
     return None

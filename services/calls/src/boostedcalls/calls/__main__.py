@@ -21,11 +21,14 @@ from boostedcalls.common.bus.streams import CALL_EVENTS, CALLS_JOBS, CALLS_PROVI
 from boostedcalls.common.db import DatabaseSettings, open_pool, reachable
 from boostedcalls.common.errors import Unavailable
 from boostedcalls.common.health import serve_health
+from boostedcalls.common.logs import get_logger
 from boostedcalls.common.messages import calls as messages
 from boostedcalls.common.migrate import run_command
 from boostedcalls.common.outbox import Relay
 from boostedcalls.common.runtime import Runtime, run
 from boostedcalls.common.settings import load
+
+log = get_logger(__name__)
 
 
 async def open_service(stack: AsyncExitStack, runtime: Runtime) -> Service:
@@ -42,6 +45,10 @@ async def open_service(stack: AsyncExitStack, runtime: Runtime) -> Service:
 async def start(stack: AsyncExitStack, runtime: Runtime) -> None:
     service = await open_service(stack, runtime)
     deps, bus = service.deps, service.bus
+    provider = deps.provider
+    if provider.vapi_webhook_url and not (provider.vapi_webhook_secret or provider.vapi_webhook_credential_id):
+        # The provider is told nothing of it: the server of its saved assistant is the one that counts.
+        log.warning("webhook_without_proof", missing=["VAPI_WEBHOOK_SECRET", "VAPI_WEBHOOK_CREDENTIAL_ID"])
 
     async def database() -> bool:
         return await reachable(deps.pool)

@@ -31,6 +31,26 @@ def _goals(row: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _server(settings: ProviderSettings) -> dict[str, Any] | None:
+    """Where the provider is to report to, and how it proves itself there. None without such a proof: one that stands
+    here hides the one of the saved assistant, credential and all, and unproved reports are refused by the gateway."""
+    proof: dict[str, Any]
+    if settings.vapi_webhook_credential_id:
+        proof = {"credentialId": settings.vapi_webhook_credential_id}
+    elif settings.vapi_webhook_secret:
+        proof = {"headers": {"x-vapi-secret": settings.vapi_webhook_secret.get_secret_value()}}
+    else:
+        return None
+    if not settings.vapi_webhook_url:
+        return None
+    return {
+        "url": settings.vapi_webhook_url,
+        "timeoutSeconds": _WEBHOOK_TIMEOUT,
+        "backoffPlan": _BACKOFF,
+        **proof,
+    }
+
+
 def create_call_body(row: Mapping[str, Any], settings: ProviderSettings) -> dict[str, Any]:
     """The request for a call's row. Our id goes out in `name` and, signed, in the metadata, so that any report of the
     call finds it again."""
@@ -57,14 +77,7 @@ def create_call_body(row: Mapping[str, Any], settings: ProviderSettings) -> dict
             "model": settings.vapi_model,
             "messages": [{"role": "system", "content": prompt}],
         }
-    if settings.vapi_webhook_url:
-        server: dict[str, Any] = {
-            "url": settings.vapi_webhook_url,
-            "timeoutSeconds": _WEBHOOK_TIMEOUT,
-            "backoffPlan": _BACKOFF,
-        }
-        if settings.vapi_webhook_secret:
-            server["headers"] = {"x-vapi-secret": settings.vapi_webhook_secret.get_secret_value()}
+    if server := _server(settings):
         overrides["server"] = server
     return {
         "name": str(row["id"]),

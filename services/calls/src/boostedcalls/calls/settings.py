@@ -24,6 +24,7 @@ class ProviderSettings(Settings):
     vapi_control_hosts: Names = (".vapi.ai",)
     vapi_webhook_url: str | None = None
     vapi_webhook_secret: SecretStr | None = None
+    vapi_webhook_credential_id: str | None = None
     vapi_assistant_id: str | None = None
     vapi_phone_number_id: str | None = None
     vapi_model_provider: str = "openai"

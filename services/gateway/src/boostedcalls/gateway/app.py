@@ -32,8 +32,9 @@ from boostedcalls.gateway.passwords import Passwords
 from boostedcalls.gateway.problems import HANDLERS
 from boostedcalls.gateway.quota import Quota
 from boostedcalls.gateway.revocations import Revocations
+from boostedcalls.gateway.rooms import MAX_IN_FLIGHT, Room, strangers
 from boostedcalls.gateway.routes import auth, calls, contacts, operations, scripts
-from boostedcalls.gateway.routing import both_slashes
+from boostedcalls.gateway.routing import UserRoute, both_slashes
 from boostedcalls.gateway.settings import GatewaySettings
 from boostedcalls.gateway.spool import open_spool
 from boostedcalls.gateway.throttle import Throttle
@@ -85,7 +86,8 @@ def build_app(deps: Deps) -> ASGIApp:
     app = _application(deps, routes, settings.cors_origins)
     # Beside the application: webhooks are counted and limited by themselves, so that people who wait for a service that
     # hangs cost no report. Those that were stored are in their stream: no line in the log for each of them.
-    door = Edge(WebhookDoor(deps), route_of=lambda _: webhook.PATH, max_body=MAX_WEBHOOK_BODY, quiet=True)
+    room = Room(MAX_IN_FLIGHT, MAX_WEBHOOK_BODY)
+    door = Edge(WebhookDoor(deps, room), route_of=lambda _: webhook.PATH, room=room, quiet=True)
 
     async def either(scope: Scope, receive: Receive, send: Send) -> None:
         is_webhook = scope["type"] == "http" and scope["path"] in _WEBHOOK
@@ -104,9 +106,28 @@ def build_operations(deps: Deps) -> ASGIApp:
     return _application(deps, routes)
 
 
+def _open_rooms(routes: list[Route]) -> dict[str, Room]:
+    """For what is open to everybody, by path. Logins and the like share one; health and documents have one each."""
+    rooms: dict[str, Room] = {}
+    shared = strangers()
+    for route in routes:
+        if not isinstance(route, UserRoute):
+            room = shared if "POST" in (route.methods or ()) else strangers()
+            path = route.path.removesuffix("/")
+            rooms[path] = rooms[path + "/"] = room
+    return rooms
+
+
 def _application(deps: Deps, routes: list[Route], origins: Sequence[str] = ()) -> FastAPI:
     templates: dict[Any, str] = {route.endpoint: route.path for route in routes}
-    around = [Middleware(Edge, route_of=lambda scope: templates.get(scope.get("endpoint"), "-"), max_body=MAX_BODY)]
+    around = [
+        Middleware(
+            Edge,
+            route_of=lambda scope: templates.get(scope.get("endpoint"), "-"),
+            room=Room(MAX_IN_FLIGHT, MAX_BODY),
+            rooms=_open_rooms(routes),
+        )
+    ]
     if origins:
         # Outermost, so that a browser may read errors too. No credentials: tokens come in a header of their own.
         around.insert(0, Middleware(CORSMiddleware, allow_origins=origins, **_CORS))

@@ -1,5 +1,5 @@
-"""What surrounds every request, as one plain ASGI middleware: its ids, the cap on its body, the mask over its faults,
-its line in the log and its place in the metrics. Knows nothing of routes or users.
+"""What surrounds every request, as one plain ASGI middleware: its ids, its place in a room, the cap on its body, the
+mask over its faults, its line in the log and its place in the metrics. Knows nothing of routes or users.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from boostedcalls.common.http_protocol import LATE
 from boostedcalls.common.logs import get_logger
 from boostedcalls.gateway.deps import CALLER, HEADERS
 from boostedcalls.gateway.problems import render
+from boostedcalls.gateway.rooms import Room, crowded
 
 log = get_logger(__name__)
 
 _HEADERS = frozenset({b"x-request-id", b"traceparent", b"content-length"})
 _OK = 200
-# What waits beyond this is refused: each request may hold a body of megabytes.
-MAX_IN_FLIGHT = 1024
-_ALIVE = "/healthz"
 _CLIENT_GONE = 499
 # A name for the metrics and the log: a stranger chooses the method.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -44,15 +42,24 @@ class Edge:
     """Around an application.
 
     `route_of` gives the path template for a request, so that neither log nor metrics grow with the ids in paths.
-    `max_body` in bytes. `quiet`: what is answered 200 gets no line in the log.
+    `rooms`: those of single paths; all others share `room`. Whoever is not known must not wait in it for anything.
+    `quiet`: what is answered 200 gets no line in the log.
     """
 
-    def __init__(self, app: ASGIApp, route_of: RouteOf, max_body: int, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        route_of: RouteOf,
+        room: Room,
+        rooms: Mapping[str, Room] | None = None,
+        *,
+        quiet: bool = False,
+    ) -> None:
         self._app = app
         self._route_of = route_of
-        self._max_body = max_body
+        self._room = room
+        self._rooms = rooms or {}
         self._quiet = quiet
-        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -66,21 +73,26 @@ class Edge:
             bind(who)
         status = 0
         well = False
+        room = self._rooms.get(scope["path"], self._room)
+        inside = True
 
         async def stamped(message: Message) -> None:
-            nonlocal status, well
+            nonlocal status, well, inside
             if message["type"] == "http.response.start":
+                # How long its reader takes is his affair, and must not be that of others.
+                inside = False
+                room.taken -= 1
                 status = message["status"]
                 well = status == _OK
                 more = scope.get(HEADERS, ())
                 message["headers"] = [*message["headers"], *more, (b"x-request-id", who.request_id.encode())]
             await send(message)
 
-        self._in_flight += 1
+        room.taken += 1
         try:
-            if self._in_flight > MAX_IN_FLIGHT and scope["path"] != _ALIVE:
-                raise problem("unavailable", "Too many requests at once", retry_after=1)
-            body = capped(self._max_body, int(given.get(b"content-length") or 0), receive, scope)
+            if room.taken > room.most:
+                raise crowded()
+            body = capped(room.max_body, int(given.get(b"content-length") or 0), receive, scope)
             await self._app(scope, body, stamped)
         except ClientDisconnect:
             status = status or _CLIENT_GONE
@@ -93,7 +105,7 @@ class Edge:
             # It holds this frame, and the body with it, until the collector comes.
             del answer
         finally:
-            self._in_flight -= 1
+            room.taken -= inside
             seconds = monotonic() - started
             method, route = scope["method"], self._route_of(scope)
             method = method if method in _METHODS else "other"

@@ -80,12 +80,16 @@ class Way:
         wanted = {TIMESTAMP: self.timestamp, MESSAGE_ID: self.message_id}
         return frozenset({self.signature, *(name for part, name in wanted.items() if name and part in self.parts)})
 
+    def is_fresh(self, headers: Headers, now: float) -> bool:
+        """Whether the headers, which must be there, say that it was signed at most 300 s before or after `now`, in
+        seconds. That is not proved yet."""
+        return not self.timestamp or _is_fresh(headers[self.timestamp], now)
+
     def prove(self, headers: Headers, body: bytes, now: float) -> bytes:
         """Empty unless the headers, which must be there, prove the body and were signed at most 300 s before or after
         `now`, in seconds; else the key under which a repeat of the very same message is known. It says nothing of which
         of several keys or spellings the repeat comes with."""
         stamp = headers[self.timestamp] if self.timestamp else b""
-        is_fresh = not self.timestamp or _is_fresh(stamp, now)
         values = {
             BODY: body,
             TIMESTAMP: stamp,
@@ -97,7 +101,7 @@ class Way:
         digests = [hmac.digest(key, signed, self.algorithm) for key in self.keys]
         given = self.given(headers[self.signature])
         found = [hmac.compare_digest(self.encode(digest), one) for digest in digests for one in given]
-        return digests[0][:_REPLAY_KEY_BYTES] if any(found) and is_fresh else b""
+        return digests[0][:_REPLAY_KEY_BYTES] if any(found) and self.is_fresh(headers, now) else b""
 
 
 def _is_fresh(stamp: bytes, now: float) -> bool:

@@ -24,6 +24,7 @@ from boostedcalls.gateway.deps import CALLER, Deps
 from boostedcalls.gateway.drain import to_record
 from boostedcalls.gateway.problems import errors, render
 from boostedcalls.gateway.replays import Replays
+from boostedcalls.gateway.rooms import Room, Unproved, crowded
 from boostedcalls.gateway.signatures import Secrets
 from boostedcalls.gateway.spool import Refused
 
@@ -43,8 +44,11 @@ REPEATED = Counter("boostedcalls_webhooks_repeated_total", "Signed webhooks that
 class WebhookDoor:
     """The webhook's address, as an ASGI application of its own."""
 
-    def __init__(self, deps: Deps) -> None:
+    def __init__(self, deps: Deps, room: Room) -> None:
+        """`room`: where its requests were let in."""
         self._deps = deps
+        self._room = room
+        self._unproved = Unproved(room)
         self._secrets = Secrets(deps.settings.webhook_secrets())
         self._ways = [(way, way.headers) for way in deps.settings.webhook_ways()]
         self._headers = frozenset({_SECRET}).union(*(names for _, names in self._ways))
@@ -71,15 +75,18 @@ class WebhookDoor:
     ) -> tuple[bytes, Headers]:
         """The same of what is only trusted by its signature. One that was stored is not stored again; one that is still
         on its way is not known yet, and the stream knows it for what it is."""
-        ways = [way for way, needed in self._ways if needed <= headers.keys()]
+        now = time()
+        ways = [way for way, needed in self._ways if needed <= headers.keys() and way.is_fresh(headers, now)]
         if not ways:
             # A stranger's body is not even read.
             raise problem("webhook_auth_failed")
-        body = await request.body()
+        body = await self._unproved.read(request)
         now = time()
         key = max([way.prove(headers, body, now) for way in ways])
         if not key:
             raise problem("webhook_auth_failed")
+        if self._room.taken > self._room.most:
+            raise crowded()
         if key in self._replays:
             REPEATED.inc()
             return answer_for(body), ()

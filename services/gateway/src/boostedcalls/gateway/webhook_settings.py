@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
-from boostedcalls.common.settings import Settings
+from boostedcalls.common.settings import DEMO, Settings, weakness
 from boostedcalls.gateway.signatures import (
     MESSAGE_ID,
     TIMESTAMP,
@@ -26,30 +26,27 @@ _STANDARD_PREFIX = "whsec_"
 _HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
 
 
-def _long_enough(value: bytes, least: int) -> bytes:
-    if len(value) < least:
-        raise ValueError(f"needs at least {least} bytes; make one with: openssl rand -hex 32")
-    return value
-
-
 def _plain(value: SecretStr) -> SecretStr:
-    _long_enough(value.get_secret_value().encode(), _MIN_WEBHOOK_SECRET)
+    if fault := weakness(value.get_secret_value().encode(), _MIN_WEBHOOK_SECRET):
+        raise ValueError(fault)
     return value
 
 
-def _from_base64(value: SecretStr, least: int) -> bytes:
+def _from_base64(value: SecretStr) -> bytes:
     text = value.get_secret_value().removeprefix(_STANDARD_PREFIX)
     try:
-        key = base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("is not base64; make one with: openssl rand -base64 32") from None
-    if len(key) < least:
-        raise ValueError(f"needs at least {least} bytes in base64; make one with: openssl rand -base64 32")
-    return key
+
+
+def _check_base64(value: SecretStr, least: int) -> None:
+    if fault := weakness(_from_base64(value), least):
+        raise ValueError(fault.replace("bytes;", "bytes in base64;").replace("-hex", "-base64"))
 
 
 def _standard(value: SecretStr) -> SecretStr:
-    _from_base64(value, _MIN_STANDARD_SECRET)
+    _check_base64(value, _MIN_STANDARD_SECRET)
     return value
 
 
@@ -82,7 +79,7 @@ class WebhookSettings(Settings):
     def _check_key(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
             if info.data.get("vapi_webhook_hmac_secret_is_base64"):
-                _from_base64(value, _MIN_WEBHOOK_SECRET)
+                _check_base64(value, _MIN_WEBHOOK_SECRET)
             else:
                 _plain(value)
         return value
@@ -108,8 +105,13 @@ class WebhookSettings(Settings):
         return value
 
     def webhook_secrets(self) -> tuple[bytes, ...]:
-        found = (self.vapi_webhook_secret, self.vapi_webhook_secret_previous)
-        return tuple(secret.get_secret_value().encode() for secret in found if secret)
+        """The secrets that are good. One that docker-compose.yml brings along is none beside a signed way: it stands
+        there for whoever sets up nothing, and everybody knows it."""
+        given = (self.vapi_webhook_secret, self.vapi_webhook_secret_previous)
+        found = [secret.get_secret_value() for secret in given if secret]
+        if self.webhook_ways():
+            found = [secret for secret in found if not secret.startswith(DEMO)]
+        return tuple(secret.encode() for secret in found)
 
     def webhook_ways(self) -> tuple[Way, ...]:
         """The signed ways that are configured."""
@@ -119,7 +121,7 @@ class WebhookSettings(Settings):
             is_base64 = self.vapi_webhook_hmac_secret_is_base64
             found.append(
                 credential(
-                    tuple(_from_base64(key, 0) if is_base64 else key.get_secret_value().encode() for key in signing),
+                    tuple(_from_base64(key) if is_base64 else key.get_secret_value().encode() for key in signing),
                     signature=self.vapi_webhook_hmac_signature_header,
                     timestamp=self.vapi_webhook_hmac_timestamp_header,
                     message_id=self.vapi_webhook_hmac_message_id_header,
@@ -132,5 +134,5 @@ class WebhookSettings(Settings):
             )
         standard = [key for key in (self.standard_webhooks_secret, self.standard_webhooks_secret_previous) if key]
         if standard:
-            found.append(standard_webhooks(tuple(_from_base64(key, 0) for key in standard)))
+            found.append(standard_webhooks(tuple(_from_base64(key) for key in standard)))
         return tuple(found)

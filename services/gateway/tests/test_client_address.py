@@ -104,3 +104,16 @@ def test_proxies_are_written_as_addresses_and_networks():
 def test_what_is_no_network_is_refused_at_the_start(wrong):
     with pytest.raises(ValidationError):
         settings(trusted_proxies=wrong)
+
+
+@pytest.mark.parametrize("given", ["myproxy", "10.0.0.1,myproxy", "10.0.0.1/8", "300.1.1.1"])
+def test_what_is_no_address_of_a_proxy_is_named(monkeypatch, given):
+    monkeypatch.setenv("TRUSTED_PROXIES", given)
+    with pytest.raises(ValueError, match="is no address; write") as caught:
+        GatewaySettings(**NEEDED, _env_file=None)
+    assert str(caught.value).count("is no address") == 1
+
+
+def test_a_port_for_operations_that_is_the_public_one_is_refused():
+    with pytest.raises(ValueError, match="is the same as PORT"):
+        GatewaySettings(**NEEDED, port=8000, operations_port=8000, _env_file=None)

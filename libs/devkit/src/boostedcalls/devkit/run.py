@@ -87,7 +87,8 @@ async def _run(console: Console) -> None:
                 if contact is None:
                     await demo.lock(stack)
                 seconds = time.monotonic() - started
-                _welcome(console, f"http://localhost:{port}", contact, seconds, _real(env, parts))
+                docs = f"http://localhost:{env.get('OPERATIONS_PORT', port)}/docs"
+                _welcome(console, f"http://localhost:{port}", docs, contact, seconds, _real(env, parts))
                 await asyncio.Event().wait()
         finally:
             environment.forget_running(home)
@@ -101,8 +102,8 @@ async def _demo(stack: Stack, console: Console) -> str | None:
         return None
 
 
-def _welcome(console: Console, url: str, contact: str | None, seconds: float, real: list[str]) -> None:
-    lines = ["", f"BoostedCalls is ready after {seconds:.1f} s.", "", f"  API    {url}", f"  docs   {url}/docs"]
+def _welcome(console: Console, url: str, docs: str, contact: str | None, seconds: float, real: list[str]) -> None:
+    lines = ["", f"BoostedCalls is ready after {seconds:.1f} s.", "", f"  API    {url}", f"  docs   {docs}"]
     if contact is not None:
         lines += [
             f"  login  {demo.EMAIL} / {demo.PASSWORD}",

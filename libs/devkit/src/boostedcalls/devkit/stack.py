@@ -199,7 +199,7 @@ class Stack:
         return 1 if name == "simulator" else self._replicas.get(name, 1)
 
     def _environment(self) -> dict[str, str]:
-        env = _bare_environment() | {"HOST": HOST, "HEALTH_HOST": HOST} | new_secrets()
+        env = _bare_environment() | {"HOST": HOST, "HEALTH_HOST": HOST, "OPERATIONS_HOST": HOST} | new_secrets()
         if "nats" in self.parts:
             nats = self.member("nats").server
             env["NATS_URL"] = f"nats://{HOST}:{nats.port}"

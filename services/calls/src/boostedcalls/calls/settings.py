@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
 from boostedcalls.common.bus import NatsSettings
 from boostedcalls.common.bus.settings import NatsPassword
@@ -32,13 +32,15 @@ class ProviderSettings(Settings):
     call_signing_secret: Annotated[SecretStr, AfterValidator(strong_secret)]
     dispatch_read_timeout: float = Field(20, gt=0, le=60)
 
-    @field_validator("vapi_base_url")
+    @field_validator("vapi_base_url", "vapi_webhook_url")
     @classmethod
-    def _https(cls, value: str) -> str:
+    def _https(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
         parts = urlsplit(value)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("must be an http(s) address")
-        return value.rstrip("/")
+            raise ValueError(f"must be an http(s) address, and not {value!r}")
+        return value.rstrip("/") if info.field_name == "vapi_base_url" else value
 
 
 class CallsSettings(Settings):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -57,6 +57,24 @@ class GatewaySettings(DatabaseSettings, NatsSettings, KeyFileSettings, WebhookSe
     requests_per_user_per_minute: int = Field(1200, ge=0)
     spool_dir: Path | None = None
     spool_max_bytes: int = Field(1024**3, ge=1024**2)
+
+    @field_validator("operations_port")
+    @classmethod
+    def _another(cls, port: int | None, info: ValidationInfo) -> int | None:
+        if port and port == info.data.get("port"):
+            raise ValueError(f"is the same as PORT ({port}); take another")
+        return port
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, given: Any) -> Any:
+        names = [each.strip() for each in given.split(",") if each.strip()] if isinstance(given, str) else given
+        for name in names:
+            try:
+                ip_network(name)
+            except ValueError:
+                raise ValueError(f"{name!r} is no address; write a.b.c.d or a.b.c.0/24, with commas between") from None
+        return names
 
     @field_validator("jwt_keys_file")
     @classmethod

@@ -8,7 +8,9 @@ from urllib.parse import urlsplit
 
 from boostedcalls.devkit.servers import NATS_USERS, nats_variable
 
-WITH_MIGRATIONS = ("gateway", "contacts", "calls")
+SCHEMAS = {"gateway": "auth", "contacts": "contacts", "calls": "calls"}
+"""Whose schema is which."""
+WITH_MIGRATIONS = tuple(SCHEMAS)
 _OWNERS = ("DB_USER", "DB_PASSWORD")
 
 

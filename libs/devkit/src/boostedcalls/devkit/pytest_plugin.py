@@ -19,10 +19,10 @@ import pytest
 import pytest_asyncio
 
 from boostedcalls.devkit import leaks, servers
+from boostedcalls.devkit.credentials import SCHEMAS
 from boostedcalls.devkit.servers import Server
 from boostedcalls.devkit.stack import Stack
 
-SCHEMAS = {"gateway": "auth", "contacts": "contacts", "calls": "calls"}
 Database = Callable[..., Awaitable["Dsn"]]
 StackFactory = Callable[..., AbstractAsyncContextManager[Stack]]
 

@@ -17,8 +17,19 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
+import asyncpg
+
+from boostedcalls.common.migrate import MigrationError, migrate
+from boostedcalls.common.roles import RoleMissing
 from boostedcalls.devkit.child import Child, LineSink, until_ready
-from boostedcalls.devkit.credentials import WITH_MIGRATIONS, new_database_passwords, new_secrets, own_variables
+from boostedcalls.devkit.credentials import (
+    SCHEMAS,
+    WITH_MIGRATIONS,
+    new_database_passwords,
+    new_secrets,
+    own_variables,
+    password_variable,
+)
 from boostedcalls.devkit.errors import DevkitError
 from boostedcalls.devkit.folder import private_folder
 from boostedcalls.devkit.net import HOST, http_status, reserved_port
@@ -185,8 +196,7 @@ class Stack:
         self._simulator_port = self._exit.enter_context(reserved_port())
         await _together(self._start_server(name) for name in SERVERS if name in self.parts)
         self.env = self._environment()
-        first = [self._migrate(name) for name in WITH_MIGRATIONS if name in self.parts]
-        await _together([*first, *([self.make_streams()] if _WITH_STREAMS & set(self.parts) else [])])
+        await _together([self._migrate_all(), *([self.make_streams()] if _WITH_STREAMS & set(self.parts) else [])])
         wanted = [(name, index) for name in SERVICES if name in self.parts for index in range(self._count(name))]
         await _together(self._start_service(name, index) for name, index in wanted)
 
@@ -263,10 +273,20 @@ class Stack:
         finally:
             await child.stop()
 
-    async def _migrate(self, name: str) -> None:
-        code, words = await self.command(name, "migrate")
-        if code != 0:
-            raise DevkitError(f"migration of {name} failed with exit code {code}: {words}")
+    async def _migrate_all(self) -> None:
+        for name in (each for each in WITH_MIGRATIONS if each in self.parts):
+            if "postgres" in self.parts:
+                await self._migrate_ours(name)
+            elif (done := await self.command(name, "migrate"))[0] != 0:
+                raise DevkitError(f"migration of {name} failed with exit code {done[0]}: {done[1]}")
+
+    async def _migrate_ours(self, name: str) -> None:
+        """What the service's command does, without the second that a process takes to begin."""
+        password = self.env.get(password_variable(name))
+        try:
+            await migrate(self.env["DATABASE_URL"], SCHEMAS[name], f"boostedcalls.{name}", name, password)
+        except (MigrationError, RoleMissing, OSError, asyncpg.PostgresError) as error:
+            raise DevkitError(f"migration of {name} failed: {error}") from None
 
     async def make_streams(self) -> None:
         """Make the streams in NATS, or bring them up to date. Raises DevkitError."""

@@ -184,7 +184,7 @@ async def test_large_bodies_with_made_up_signatures_fill_neither_the_memory_nor_
             await flood.until_refused(count - MAX_UNPROVED_BYTES // len(part))
             await door.serves()
             assert set(flood.refused) == {FULL}
-            assert door.memory("VmHWM") - before < 100 * 10**6
+            assert door.memory("VmHWM") - before < 50 * 1024**2
         await door.takes_again()
     attacks("HTTP: flood of unfinished bodies", count)
 

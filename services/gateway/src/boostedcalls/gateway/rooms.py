@@ -13,7 +13,7 @@ MAX_IN_FLIGHT = 1024
 # The same for those who have proved nothing yet.
 MAX_STRANGERS = 256
 MAX_STRANGERS_BODY = 16 * 1024
-MAX_UNPROVED_BYTES = 64 * 1024 * 1024
+MAX_UNPROVED_BYTES = 24 * 1024 * 1024
 # What each part of a body costs besides its bytes, of which there may be one.
 _PER_PART = 64
 

@@ -53,6 +53,8 @@ REFUSALS = (
 WRONG_CHECKS = {
     ("POST /api/calls/webhook/", "negative_data_rejection"): "what the provider sends is kept, whatever it is",
 }
+# What is wrong may be too large as well.
+REFUSED = {"negative_data_rejection": {"enabled": True, "expected-statuses": ["4xx"]}}
 EXAMPLES = 12
 _REFUSAL = re.compile("|".join(REFUSALS))
 
@@ -116,7 +118,7 @@ def config(examples: int, seconds: float, **auth: Any) -> dict[str, Any]:
         "request-timeout": 30,
         "cache": {"enabled": False},
         "generation": {"max-examples": examples, "no-shrink": True, "database": "none"},
-        "checks": {"enabled": False, **{name: {"enabled": True} for name in CHECKS}},
+        "checks": {"enabled": False, **{name: {"enabled": True} for name in CHECKS}, **REFUSED},
         "auth": {"openapi": auth} if auth else {},
     }
 

@@ -132,6 +132,15 @@ def test_a_time_that_is_none_counts_as_absent(value: Any) -> None:
     assert moment(value) is None
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["0001-01-01T00:00:00Z", -62135596800000, 0, "9999-12-31T23:59:59.999999Z", 253402300799999, "1999-12-31"],
+)
+def test_a_time_at_which_no_call_can_be_counts_as_absent(value: Any) -> None:
+    """The first and the last one of all become Postgres' infinities, which come back as no time that can be written."""
+    assert moment(value) is None
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers(-(2**63), 2**64 - 1) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

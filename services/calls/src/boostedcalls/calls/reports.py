@@ -41,6 +41,8 @@ _EVALUATIONS = {
 }
 _OUTCOMES = {outcome.value for outcome in Outcome}
 _MAX_COST = 1_000_000
+# asyncpg writes the first and the last time that Python knows as infinities and cannot read them back.
+_YEARS = range(2000, 3000)
 
 
 def _text(*values: Any) -> str | None:
@@ -56,16 +58,18 @@ def _number(value: Any) -> float | None:
 
 
 def moment(value: Any) -> datetime | None:
-    """A time from ISO 8601 text or from epoch milliseconds; None for anything else."""
+    """A time of the years 2000 to 2999 from ISO 8601 text or from epoch milliseconds; None for anything else."""
     try:
         if isinstance(value, str):
             found = datetime.fromisoformat(value)
-            return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
-        if (number := _number(value)) is not None:
-            return datetime.fromtimestamp(number / 1000, UTC)
+            found = (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+        elif (number := _number(value)) is not None:
+            found = datetime.fromtimestamp(number / 1000, UTC)
+        else:
+            return None
     except (ValueError, OverflowError, OSError):
         return None
-    return None
+    return found if found.year in _YEARS else None
 
 
 def call_of(event: ProviderEvent) -> Json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,8 +13,12 @@ from pathlib import Path
 
 def _stat(pid: int) -> tuple[str, int] | None:
     """State and parent of a process; None when there is none."""
+    return _stat_of(Path(f"/proc/{pid}/stat"))
+
+
+def _stat_of(path: Path) -> tuple[str, int] | None:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = path.read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return fields[0], int(fields[1])
@@ -50,10 +55,19 @@ def frozen(pid: int) -> Generator[None]:
     try:
         for each in still:
             _send(each, signal.SIGSTOP)
+        # A thread on the other processor, or in the midst of a write, goes on for a moment.
+        while not all(_stands_still(each) for each in still):
+            time.sleep(0.001)
         yield
     finally:
         for each in still:
             _send(each, signal.SIGCONT)
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether every thread is stopped, or gone."""
+    states = (_stat_of(path) for path in Path(f"/proc/{pid}/task").glob("*/stat"))
+    return all(stat is None or stat[0] in "TtZX" for stat in states)
 
 
 def _send(pid: int, number: int) -> None:

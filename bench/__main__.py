@@ -1,6 +1,7 @@
 """`python -m bench`: everything, side by side; the tables go to docs/benchmarks.md, the figures to .run/bench.
 
---quick        one round, fewer contenders, under five minutes; prints the tables and writes no page
+--quick        one round, fewer contenders, under five minutes, `login` only where it is named; prints the tables and
+               writes no page
 --only A,B     only these parts; the figures of the others stay as they are (parts: see PARTS)
 --contender A  only these contenders; with --only their figures replace the same contenders' alone
 --results F    the file of the figures (.run/bench/results.json, quick.json)
@@ -105,7 +106,7 @@ def _alone() -> Generator[Path]:
 
 def main() -> int:
     given = _arguments()
-    parts = _names(given.only) or list(PARTS)
+    parts = _names(given.only) or [name for name in PARTS if name != "login" or not given.quick]
     for kind, names, known in (("part", parts, PARTS), ("contender", _names(given.contender), CONTENDERS)):
         if unknown := [name for name in names if name not in known]:
             print(f"no such {kind}: {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)

@@ -84,10 +84,6 @@ async def workloads(contender: Contender, data: DataSet) -> dict[str, list[wrk.R
         "pending-count": each("/api/calls/pending-count/"),
         "stats": each("/api/calls/stats/"),
         "contacts": each("/api/contacts/"),
-        "login": [
-            wrk.Request("/api/token/", "", orjson.dumps({"username": email(n), "password": PASSWORD}).decode(), "POST")
-            for n in numbers
-        ],
     }
     if contender.stack is not None:
         # The API that the peers answer has no such filter.
@@ -99,6 +95,11 @@ async def workloads(contender: Contender, data: DataSet) -> dict[str, list[wrk.R
         found[f"page {FAR}"] = each(f"/api/calls/?page={FAR}&limit={LIMIT}")
         if cursor := await _cursor(contender, tokens[0]):
             found[f"page {FAR} by cursor"] = each(f"/api/calls/?cursor={cursor}&limit={LIMIT}")
+    # Last: a user keeps a hundred sessions, and so many logins end those of the tokens above.
+    found["login"] = [
+        wrk.Request("/api/token/", "", orjson.dumps({"username": email(n), "password": PASSWORD}).decode(), "POST")
+        for n in numbers
+    ]
     return found
 
 
@@ -163,12 +164,13 @@ async def part(setup: Setup) -> Figures:
 
 
 async def _case(setup: Setup, contender: Contender, case: Case, *, first: bool) -> Figures:
-    wanted = await workloads(contender, case.data)
-    if not first:
-        wanted = {name: requests for name, requests in wanted.items() if name not in SAME}
-    sizes = {name: await _warm_up(contender, requests) for name, requests in wanted.items()}
     kept: Figures = {}
     for _ in range(setup.rounds):
+        # With new tokens each time: see "login".
+        wanted = await workloads(contender, case.data)
+        if not first:
+            wanted = {name: requests for name, requests in wanted.items() if name not in SAME}
+        sizes = {name: await _warm_up(contender, requests) for name, requests in wanted.items()}
         for name, requests in wanted.items():
             run = await measure(contender, requests, 1)
             kept.setdefault(name, []).append({**run, "bytes": sizes[name]})

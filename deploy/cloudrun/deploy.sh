@@ -17,6 +17,9 @@
 #     NATS_CALLS_PASSWORD, NATS_WEBHOOKS_PASSWORD; and for the database DATABASE_OWNER_URL (with the owner's user and
 #     password, for the migration alone), DATABASE_URL (the same without them) and DB_GATEWAY_PASSWORD,
 #     DB_CONTACTS_PASSWORD, DB_CALLS_PASSWORD, which the migration gives to the services' roles.
+#
+# Keys of access tokens that can be changed (README: make keys): put the file into Secret Manager and name that secret in
+# JWT_KEYS_SECRET; JWT_SECRET is not read then. After each step of a change add the file as a new version.
 set -euo pipefail
 
 : "${PROJECT_ID:?name your project: PROJECT_ID=…}"
@@ -36,6 +39,12 @@ contacts_role=DB_CONTACTS_PASSWORD=DB_CONTACTS_PASSWORD:latest
 calls_role=DB_CALLS_PASSWORD=DB_CALLS_PASSWORD:latest
 # The addresses have commas between them, so the list of variables cannot.
 address=^;^NATS_URL=$NATS_URL
+signing=JWT_SECRET=JWT_SECRET:latest
+keys_file=
+if [ -n "${JWT_KEYS_SECRET:-}" ]; then
+    signing=/etc/boostedcalls/jwt/keys.json=$JWT_KEYS_SECRET:latest
+    keys_file=";JWT_KEYS_FILE=/etc/boostedcalls/jwt/keys.json"
+fi
 password() { echo "NATS_$1_PASSWORD=NATS_$1_PASSWORD:latest"; }
 where=(--project="$PROJECT_ID" --region="$REGION")
 # NATS and the database have private addresses.
@@ -68,5 +77,5 @@ gcloud run worker-pools deploy boostedcalls-webhooks "${where[@]}" "${common[@]}
 # Requests come from Cloud Run's own front end, at a link-local address; behind a load balancer name that one too.
 gcloud run deploy boostedcalls "${where[@]}" "${common[@]}" \
     --allow-unauthenticated --min-instances=1 \
-    --set-env-vars="$address;TRUSTED_PROXIES=169.254.0.0/16;OPERATIONS_PORT=8081" \
-    --set-secrets="$database,$gateway_role,$(password GATEWAY),JWT_SECRET=JWT_SECRET:latest,VAPI_WEBHOOK_SECRET=VAPI_WEBHOOK_SECRET:latest"
+    --set-env-vars="$address;TRUSTED_PROXIES=169.254.0.0/16;OPERATIONS_PORT=8081$keys_file" \
+    --set-secrets="$database,$gateway_role,$(password GATEWAY),$signing,VAPI_WEBHOOK_SECRET=VAPI_WEBHOOK_SECRET:latest"

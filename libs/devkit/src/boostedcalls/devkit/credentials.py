@@ -1,12 +1,15 @@
-"""The secrets of a system, and which of them a process is given: its own."""
+"""The variables of a system, secrets among them, and which of them a process is given: its own."""
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from boostedcalls.devkit.servers import NATS_USERS, nats_variable
+from boostedcalls.devkit.net import HOST
+from boostedcalls.devkit.servers import NATS_USERS, Server, nats_variable
 
 SCHEMAS = {"gateway": "auth", "contacts": "contacts", "calls": "calls"}
 """Whose schema is which."""
@@ -28,6 +31,36 @@ def password_variable(service: str) -> str:
 def new_database_passwords() -> dict[str, str]:
     """A fresh password for each service's role."""
     return {password_variable(name): secrets.token_hex(16) for name in WITH_MIGRATIONS}
+
+
+def new_environment(nats: Server | None, postgres: Server | None) -> dict[str, str]:
+    """What all services of a system are given: fresh secrets, and the way to the servers that are its own."""
+    # What a process needs of this machine, and nothing that could be one of our settings.
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TERM")
+    env = {name: value for name, value in os.environ.items() if name in kept or name.startswith(("PYTHON", "SSL_"))}
+    env |= {"HOST": HOST, "HEALTH_HOST": HOST, "OPERATIONS_HOST": HOST, **new_secrets()}
+    if nats is not None:
+        env["NATS_URL"] = f"nats://{HOST}:{nats.port}"
+        env |= {nats_variable(user): password for user, password in nats.passwords.items()}
+    if postgres is not None:
+        env |= {"DATABASE_URL": postgres.url, **new_database_passwords()}
+    return env
+
+
+def beside_simulator(url: str, port: int, data: Path) -> dict[str, str]:
+    """What makes the simulator the provider."""
+    return {
+        "VAPI_BASE_URL": url,
+        "VAPI_API_KEY": "simulator",
+        "VAPI_ASSISTANT_ID": "demo-assistant",
+        "VAPI_PHONE_NUMBER_ID": "demo-phone-number",
+        # Nobody's telephone rings.
+        "CREATE_CALLS_PER_MINUTE": "0",
+        "NUMBER_COOLDOWN": "0",
+        "SIMULATOR_HOST": HOST,
+        "SIMULATOR_PORT": str(port),
+        "SIMULATOR_DATA": str(data),
+    }
 
 
 def own_variables(given: Mapping[str, str], name: str, *, owner: bool, operator: bool) -> dict[str, str]:

@@ -7,7 +7,6 @@ it to run the real processes, to kill them and to watch them come back.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -25,8 +24,8 @@ from boostedcalls.devkit.child import Child, LineSink, until_ready
 from boostedcalls.devkit.credentials import (
     SCHEMAS,
     WITH_MIGRATIONS,
-    new_database_passwords,
-    new_secrets,
+    beside_simulator,
+    new_environment,
     own_variables,
     password_variable,
 )
@@ -53,12 +52,6 @@ _STOP_ORDER = (("gateway",), ("calls", "contacts", "webhooks"), ("simulator",), 
 _LARGE_LOG = 20_000_000
 
 Sinks = Callable[[str], LineSink]
-
-
-def _bare_environment() -> dict[str, str]:
-    """What a process needs of this machine, and nothing that could be one of our settings."""
-    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TERM")
-    return {name: value for name, value in os.environ.items() if name in kept or name.startswith(("PYTHON", "SSL_"))}
 
 
 class Stack:
@@ -209,28 +202,11 @@ class Stack:
         return 1 if name == "simulator" else self._replicas.get(name, 1)
 
     def _environment(self) -> dict[str, str]:
-        env = _bare_environment() | {"HOST": HOST, "HEALTH_HOST": HOST, "OPERATIONS_HOST": HOST} | new_secrets()
-        if "nats" in self.parts:
-            nats = self.member("nats").server
-            env["NATS_URL"] = f"nats://{HOST}:{nats.port}"
-            env |= {nats_variable(user): password for user, password in nats.passwords.items()}
-        if "postgres" in self.parts:
-            env["DATABASE_URL"] = self.member("postgres").server.url
-            env |= new_database_passwords()
+        servers = {name: self.member(name).server for name in SERVERS if name in self.parts}
+        env = new_environment(servers.get("nats"), servers.get("postgres"))
         env["VAPI_WEBHOOK_URL"] = f"http://{HOST}:{self._port}/api/calls/webhook/"
         if "simulator" in self.parts:
-            env |= {
-                "VAPI_BASE_URL": self.simulator_url,
-                "VAPI_API_KEY": "simulator",
-                "VAPI_ASSISTANT_ID": "demo-assistant",
-                "VAPI_PHONE_NUMBER_ID": "demo-phone-number",
-                # Nobody's telephone rings.
-                "CREATE_CALLS_PER_MINUTE": "0",
-                "NUMBER_COOLDOWN": "0",
-                "SIMULATOR_HOST": HOST,
-                "SIMULATOR_PORT": str(self._simulator_port),
-                "SIMULATOR_DATA": str(self.home / "simulator"),
-            }
+            env |= beside_simulator(self.simulator_url, self._simulator_port, self.home / "simulator")
         return env | self._given
 
     async def _start_server(self, name: str) -> None:

@@ -238,7 +238,10 @@ async def test_user_that_cannot_be_is_one_clear_line(environment, email, passwor
 
 async def ask_for_password(environment, email, answers):
     """Run `user add` on a terminal, answering its questions; everything that the terminal showed."""
-    terminal = [sys.executable, "-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"]
+    # As a shell starts it: where the tests run in the background, Ctrl-C is ignored, and that is inherited.
+    default = "signal.signal(signal.SIGINT, signal.SIG_DFL)"
+    spawn = f"import pty, signal, sys; {default}; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
+    terminal = [sys.executable, "-c", spawn]
     async with process(environment, "user", "add", email, prefix=terminal) as found:
         shown = b""
         for question, answer in zip((b"Password: ", b"Once more: "), answers, strict=False):

@@ -18,7 +18,7 @@ run: setup ## Start everything on this machine: PORT (8000), BOOSTEDCALLS_HOME (
 
 test: setup ## Run every test; ARGS="-k state" chooses
 	@QUIET=1 scripts/test-packages
-	$(PYTHON) -m pytest -n 6 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 fuzz: setup ## The attack suites, with many more examples: FUZZ_SECONDS (600), FUZZ_SEED, FUZZ_EXAMPLES
 	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) FUZZ_SEED=$(or $(FUZZ_SEED),$(shell date +%s)) \
